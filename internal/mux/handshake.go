@@ -168,6 +168,9 @@ func (m *Mux) answer(c *Conn, deadline time.Time) (wire.Hello, wire.Welcome, err
 	if _, err := c.Conn.Write(encodeWelcome(a)); err != nil {
 		return h, a, fmt.Errorf("welcome: %w", err)
 	}
+	if a.Refusal != 0 {
+		return h, a, nil
+	}
 	return h, a, c.Conn.SetDeadline(time.Time{})
 }
 
