@@ -11,29 +11,33 @@ import (
 // second on average). It fits a signed 64-bit column and a JSON number (below 2^53). 0 is never a fence.
 type Fence uint64
 
-// held is what a context of Lock.Context or Do carries.
-type held struct {
+// grantKey is the context key of the grant that a context of Lock.Context or Do carries.
+type grantKey struct{}
+
+type carried struct {
 	fence Fence
-	owner *Lock // whose owner a Lock with this context asks for
+	owner *Lock
 }
 
-type heldKey struct{}
-
-// withLock is parent carrying l as owner, and its fence.
+// withLock is parent carrying l as owner, and its fence. It does not end with l.
 func withLock(parent context.Context, l *Lock) context.Context {
-	return context.WithValue(parent, heldKey{}, held{fence: l.Fence(), owner: l})
+	return withGrant(parent, l.Fence(), l)
 }
 
-// ownerFrom is the lock that ctx carries, nil when it carries none.
+func withGrant(parent context.Context, fence Fence, owner *Lock) context.Context {
+	return context.WithValue(parent, grantKey{}, carried{fence, owner})
+}
+
+// ownerFrom is the innermost lock that ctx carries: a request made with ctx is one of the same owner. It is nil when ctx carries none.
 func ownerFrom(ctx context.Context) *Lock {
-	h, _ := ctx.Value(heldKey{}).(held)
-	return h.owner
+	c, _ := ctx.Value(grantKey{}).(carried)
+	return c.owner
 }
 
 // FenceFrom is the fence of the innermost lock whose Do or Lock.Context made ctx; false when there is none.
 func FenceFrom(ctx context.Context) (Fence, bool) {
-	h, _ := ctx.Value(heldKey{}).(held)
-	return h.fence, h.fence != 0
+	c, _ := ctx.Value(grantKey{}).(carried)
+	return c.fence, c.fence != 0
 }
 
 // Guard keeps out what a newer grant has overtaken. Guards are for exclusive grants: shared holders and semaphore holders have

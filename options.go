@@ -4,12 +4,20 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
+	"github.com/godistlock/distlock/internal/address"
+	"github.com/godistlock/distlock/internal/fault"
 	"github.com/godistlock/distlock/internal/lockerr"
+	"github.com/godistlock/distlock/internal/wire"
 )
 
 // Errors to branch on, all matched by errors.Is. What a call returns wraps them and says what happened, to what, and what to do.
@@ -31,66 +39,400 @@ var (
 	ErrNameTaken   = lockerr.ErrNameTaken   // a living process has this Name
 )
 
-// Config says how a process takes part. "all" = every member must be given the same; "own" = may differ. The zero Config is a
-// cluster of one on loopback.
+// Config says how a process takes part in a cluster. "all": every member must be given the same. "own": members may differ. The
+// zero Config is a cluster of one process that only processes of the same machine can join. Join reports all faults of a Config at
+// once, each matching ErrInvalid.
 type Config struct {
-	Name        string                                  // own; unique and stable; default: host name and port
-	Bind        string                                  // own; host:port, TCP and UDP: the one port of everything; default 127.0.0.1:7950; port 0 picks one
-	Advertise   string                                  // own; host:port peers use; default from Bind
-	Peers       []string                                // own; host:port, or DNS names that resolve to many
-	Discover    func(context.Context) ([]string, error) // own; asked at Join and again from time to time
-	Group       string                                  // all; clusters of different groups never mix; default "distlock"
-	Expect      int                                     // all; processes that must find each other before the first cluster forms; default 1 without Peers and Discover, else 3; no matter once a cluster is known
-	Voters      int                                     // all (the committed value wins, and a difference is logged); size of the Raft group, 1, 3, 5 or 7; default 3
-	NoVote      bool                                    // own; never make this process a voter
-	DataDir     string                                  // own; durable Raft log and snapshots; "" keeps all in memory
-	Secret      string                                  // all; shared random secret, at least 32 characters: mutual TLS and gossip encryption with no PKI
-	Secrets     []string                                // all; for rotation, beside or instead of Secret: the first is used, all are accepted
-	TLS         *tls.Config                             // all; or a PKI of your own
-	Insecure    bool                                    // own; allow a Bind beyond loopback with neither
-	SessionTTL  time.Duration                           // own; default 10s, 2s to 60s
-	JoinTimeout time.Duration                           // own; default 30s
-	Logger      *slog.Logger                            // own; default: nothing is logged
+	// Name is what people see of this process. Own; unique in the cluster, and best the same after a restart: 1 to 128 bytes of
+	// printable UTF-8. The default is the host's name and the port. A name that a living process has is refused with ErrNameTaken.
+	Name string
+	// Bind is the host:port of everything, TCP and UDP. Own; the default is 127.0.0.1:7950; port 0 picks a free one, which
+	// Status tells. A Bind that other machines can reach needs Secret, TLS or Insecure.
+	Bind string
+	// Advertise is the host:port that the other processes dial. Own; the default is Bind, or, where that is every address of the
+	// machine (0.0.0.0), the address that its packets leave by.
+	Advertise string
+	// Peers are processes to ask for the others, each host:port; a host may be a DNS name that resolves to many. Own; they need
+	// not all be there, and this process may be among them.
+	Peers []string
+	// Discover answers more Peers. Own; it is asked at Join and again from time to time, with a context that bounds the call.
+	Discover func(context.Context) ([]string, error)
+	// Group keeps clusters apart: those of different groups never mix. All; 1 to 64 bytes of printable UTF-8; the default is
+	// "distlock".
+	Group string
+	// Expect is how many processes must find each other before the first cluster forms. All; it should be more than half of those
+	// that start together; at most 1000. The default is 1 without Peers and Discover, else 3. It does not matter once a cluster is
+	// known.
+	Expect int
+	// Voters is the size of the Raft group: 1, 3, 5 or 7. All: the first cluster's value stays, and a difference is logged. The
+	// default is 3. Processes beyond it take locks without holding Raft state.
+	Voters int
+	// NoVote keeps this process from ever becoming a voter. Own.
+	NoVote bool
+	// DataDir is the directory of the Raft log and the snapshots; it is made if it is not there, and is one process's at a time.
+	// Own; empty keeps all in memory.
+	DataDir string
+	// Secret is a random text of at least 32 characters that all members share; it gives mutual TLS and gossip encryption without a
+	// PKI. All. Not built yet: Join answers an error that matches errors.ErrUnsupported.
+	Secret string
+	// Secrets are for rotation, beside or instead of Secret: the first is used, all are accepted. All. Not built yet, as Secret.
+	Secrets []string
+	// TLS is for a PKI of your own. All. Not built yet, as Secret.
+	TLS *tls.Config
+	// Insecure allows a Bind that other machines can reach with neither Secret nor TLS: whoever reaches the port can then take
+	// every lock and stop the cluster. Own.
+	Insecure bool
+	// SessionTTL is how long the cluster keeps a silent process's locks for it; the process itself gives them up at 0.8 of it. Own;
+	// from 2s to 60s; the default is 10s.
+	SessionTTL time.Duration
+	// JoinTimeout bounds Join. Own; the default is 30s.
+	JoinTimeout time.Duration
+	// Logger gets what there is to say. Own; the default is to say nothing. Nothing is printed elsewhere.
+	Logger *slog.Logger
 }
 
-// LockOption changes what one Lock asks for.
+// Defaults and bounds of a Config.
+const (
+	defaultBind        = "127.0.0.1:7950"
+	defaultGroup       = "distlock"
+	defaultExpect      = 3 // with Peers or Discover
+	defaultVoters      = 3
+	defaultSessionTTL  = 10 * time.Second
+	defaultJoinTimeout = 30 * time.Second
+
+	minSessionTTL = 2 * time.Second
+	maxSessionTTL = 60 * time.Second
+	maxExpect     = 1000
+	minSecret     = 32 // characters
+
+	lookupTimeout = 5 * time.Second // of the host in Bind
+)
+
+// withDefaults is c with what it leaves out, but for Name and Advertise: they may need the port that gets bound.
+func (c Config) withDefaults() Config {
+	setDefault(&c.Bind, defaultBind)
+	setDefault(&c.Group, defaultGroup)
+	setDefault(&c.Voters, defaultVoters)
+	setDefault(&c.SessionTTL, defaultSessionTTL)
+	setDefault(&c.JoinTimeout, defaultJoinTimeout)
+	if len(c.Peers) == 0 && c.Discover == nil {
+		setDefault(&c.Expect, 1)
+	}
+	setDefault(&c.Expect, defaultExpect)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// settings are a Config that was found to be good, with its defaults. Bind's host is an IP address, the very one that was judged.
+// Name and Advertise are complete only after bound.
+type settings struct {
+	Config
+	hostname  string     // for the default Name
+	advertise netip.Addr // for the default Advertise
+}
+
+// settle checks all of c and answers all its faults at once: each matches ErrInvalid, or errors.ErrUnsupported when it is about
+// what is not built yet. It resolves Bind's host, for at most five seconds.
+func (c Config) settle(ctx context.Context) (*settings, error) {
+	return c.settleOn(ctx, address.This())
+}
+
+func (c Config) settleOn(ctx context.Context, m address.Machine) (*settings, error) {
+	s := &settings{Config: c.withDefaults()}
+	var f fault.List
+	s.settleName(&f)
+	s.settleAddresses(ctx, &f, m)
+	s.checkNumbers(&f)
+	s.checkSecrets(&f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// bound fills in what had to wait for the port that was bound.
+func (s *settings) bound(port int) {
+	setDefault(&s.Name, net.JoinHostPort(s.hostname, strconv.Itoa(port)))
+	setDefault(&s.Advertise, netip.AddrPortFrom(s.advertise, uint16(port)).String())
+}
+
+func (s *settings) settleName(f *fault.List) {
+	f.Label("Config.Group", s.Group, wire.MaxGroup)
+	if s.Name != "" {
+		f.Label("Config.Name", s.Name, wire.MaxName)
+		return
+	}
+	var err error
+	if s.hostname, err = os.Hostname(); err != nil {
+		f.Invalid("Config.Name", `""`, "the host has no name to use instead: %w; set Name", err)
+		return
+	}
+	f.Label("Config.Name from the host's name:", s.hostname, wire.MaxName-len("[]:65535"))
+}
+
+func (s *settings) settleAddresses(ctx context.Context, f *fault.List, m address.Machine) {
+	s.settleBind(ctx, f, m)
+	if s.Advertise != "" {
+		checkDialable(f, "Config.Advertise", s.Advertise)
+	}
+	for i, peer := range s.Peers {
+		checkDialable(f, fmt.Sprintf("Config.Peers[%d]", i), peer)
+	}
+}
+
+func (s *settings) settleBind(ctx context.Context, f *fault.List, m address.Machine) {
+	given := strconv.Quote(s.Bind)
+	host, port, err := address.Split(s.Bind)
+	if err != nil {
+		f.Invalid("Config.Bind", given, "%w", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	ip, err := m.Resolve(ctx, host)
+	if err != nil {
+		f.Invalid("Config.Bind", given, "%w; use an IP address of this machine", err)
+		return
+	}
+	if host != "" { // an empty one stays: it listens on IPv4 and IPv6, wherever there is only one of them too
+		s.Bind = netip.AddrPortFrom(ip, uint16(port)).String()
+	}
+	if !address.Loopback(ip) && !s.Insecure && s.Secret == "" && len(s.Secrets) == 0 && s.TLS == nil {
+		f.Invalid("Config.Bind", given, "other machines can reach it and nothing keeps strangers out; bind to 127.0.0.1, "+
+			"set Secret or TLS, or, in a network where everybody may take every lock, set Insecure")
+	}
+	if s.Advertise != "" {
+		return
+	}
+	if s.advertise, err = m.Advertised(ip); err != nil {
+		f.Invalid("Config.Bind", given, "%w; set Advertise", err)
+	}
+}
+
+func checkDialable(f *fault.List, field, hostport string) {
+	err := address.Dialable(hostport)
+	if err == nil && len(hostport) > wire.MaxAddr {
+		err = fmt.Errorf("it has more than %d bytes", wire.MaxAddr)
+	}
+	if err != nil {
+		f.Invalid(field, strconv.Quote(hostport), "%w; name the address and port that other processes dial", err)
+	}
+}
+
+func (s *settings) checkNumbers(f *fault.List) {
+	if s.Expect < 1 || s.Expect > maxExpect {
+		f.Invalid("Config.Expect", s.Expect, "it must be from 1 to %d; leave it out for 1, or with Peers or Discover for %d", maxExpect, defaultExpect)
+	}
+	if s.Voters < 1 || s.Voters > 7 || s.Voters%2 == 0 {
+		f.Invalid("Config.Voters", s.Voters, "it must be 1, 3, 5 or 7, as an even number more adds no safety; leave it out for %d", defaultVoters)
+	}
+	if s.SessionTTL < minSessionTTL || s.SessionTTL > maxSessionTTL {
+		f.Invalid("Config.SessionTTL", s.SessionTTL, "it must be from %v to %v; leave it out for %v", minSessionTTL, maxSessionTTL, defaultSessionTTL)
+	}
+	if s.JoinTimeout < 0 {
+		f.Invalid("Config.JoinTimeout", s.JoinTimeout, "a time cannot be negative; leave it out for %v", defaultJoinTimeout)
+	}
+}
+
+// checkSecrets never puts a secret into a message.
+func (s *settings) checkSecrets(f *fault.List) {
+	check := func(field, secret string) {
+		if n := utf8.RuneCountInString(secret); n < minSecret {
+			f.Invalid(field, fmt.Sprintf("of %d characters", n), "it must be random and have at least %d; make one with: openssl rand -base64 32", minSecret)
+		}
+	}
+	if s.Secret != "" {
+		check("Config.Secret", s.Secret)
+		f.Unsupported("Config.Secret")
+	}
+	for i, secret := range s.Secrets {
+		check(fmt.Sprintf("Config.Secrets[%d]", i), secret)
+	}
+	if len(s.Secrets) > 0 {
+		f.Unsupported("Config.Secrets")
+	}
+	if s.TLS != nil {
+		f.Unsupported("Config.TLS")
+	}
+}
+
+// LockOption changes what one request asks for. A nil LockOption is ErrInvalid.
+//
+// None is built yet: a request with an option that makes sense answers an error that matches errors.ErrUnsupported and names it;
+// one that makes none answers ErrInvalid (or ErrLimit) already.
 type LockOption func(*lockOptions)
 
+// lockOptions are what LockOptions say; zero is "not given".
 type lockOptions struct {
 	shared   bool
-	value    []byte
 	limit    int
 	weight   int
 	ttl      time.Duration
 	detached time.Duration
 	cooldown time.Duration
+	value    []byte
+	faults   fault.List
 }
 
-// Shared asks for a shared grant: many shared holders, or one exclusive.
+// Bounds of what an option may ask for.
+const (
+	maxLimit    = 1<<31 - 1
+	maxLockTime = 30 * 24 * time.Hour // of TTL, Detached and Cooldown
+	maxValue    = 4 << 10             // bytes
+	maxLockAll  = 64                  // keys of one LockAll
+)
+
+// Shared asks for a shared grant: a key has many shared holders, or one exclusive. It does not go with Limit.
 func Shared() LockOption { return func(o *lockOptions) { o.shared = true } }
 
-// Limit makes the key a semaphore: up to n units at once.
-func Limit(n int) LockOption { return func(o *lockOptions) { o.limit = n } }
+// Limit uses the key as a semaphore: up to n units are granted at once, n from 1 to 2^31-1. Whoever is first fixes n while the key
+// is in use; another n, or another kind of request, is ErrInvalid meanwhile.
+func Limit(n int) LockOption {
+	return func(o *lockOptions) {
+		o.limit = n
+		checkUnits(&o.faults, "Limit", n)
+	}
+}
 
-// Weight is how many units of the limit this grant takes; default 1.
-func Weight(n int) LockOption { return func(o *lockOptions) { o.weight = n } }
+// Weight is how many units of the Limit this grant takes, at most all; default 1. It needs Limit.
+func Weight(n int) LockOption {
+	return func(o *lockOptions) {
+		o.weight = n
+		checkUnits(&o.faults, "Weight", n)
+	}
+}
 
-// TTL makes the grant expire after d even while the process lives, unless extended.
-func TTL(d time.Duration) LockOption { return func(o *lockOptions) { o.ttl = d } }
+// TTL makes the grant expire d after Lock returned even while the process lives, unless Lock.Extend sets the time anew. d is more
+// than zero and at most 30 days.
+func TTL(d time.Duration) LockOption {
+	return func(o *lockOptions) {
+		o.ttl = d
+		checkTime(&o.faults, "TTL", d, 1)
+	}
+}
 
-// Detached makes the grant belong to no process: it lives d, by Handle, whoever dies.
-func Detached(d time.Duration) LockOption { return func(o *lockOptions) { o.detached = d } }
+// Detached makes the grant belong to no process: it lives for d, whoever dies, and is ended or moved by its Handle. d is more than
+// zero and at most 30 days.
+func Detached(d time.Duration) LockOption {
+	return func(o *lockOptions) {
+		o.detached = d
+		checkTime(&o.faults, "Detached", d, 1)
+	}
+}
 
-// Cooldown keeps the key blocked d longer when the grant is lost without Unlock.
-func Cooldown(d time.Duration) LockOption { return func(o *lockOptions) { o.cooldown = d } }
+// Cooldown keeps the key blocked for d after the grant was lost without Unlock: by expiry, loss of the session or ForceUnlock. d is
+// at most 30 days; zero is none.
+func Cooldown(d time.Duration) LockOption {
+	return func(o *lockOptions) {
+		o.cooldown = d
+		checkTime(&o.faults, "Cooldown", d, 0)
+	}
+}
 
-// Value is shown in Locks; it is copied.
+// Value is shown beside the holder in Locks; at most 4 KiB. It is copied.
 func Value(b []byte) LockOption {
-	b = bytes.Clone(b)
-	return func(o *lockOptions) { o.value = b }
+	n := len(b)
+	b = bytes.Clone(b[:min(n, maxValue)])
+	return func(o *lockOptions) {
+		o.value = b
+		if n > maxValue {
+			o.faults.Limit("Value of %d bytes; at most %d", n, maxValue)
+		}
+	}
+}
+
+func checkUnits(f *fault.List, option string, n int) {
+	switch {
+	case n < 1:
+		f.Invalid(option, n, "it must be at least 1")
+	case n > maxLimit:
+		f.Limit("%s of %d; at most %d", option, n, maxLimit)
+	}
+}
+
+func checkTime(f *fault.List, option string, d, least time.Duration) {
+	switch {
+	case d < least:
+		f.Invalid(option, d, "it must be more than zero; leave the option out for none")
+	case d > maxLockTime:
+		f.Limit("%s of %v; at most 30 days", option, d)
+	}
+}
+
+// buildLockOptions applies opts. Its error has all that is wrong, matching ErrInvalid or ErrLimit; if nothing is, what is not built
+// yet, matching errors.ErrUnsupported.
+func buildLockOptions(opts []LockOption) (lockOptions, error) {
+	var o lockOptions
+	for i, opt := range opts {
+		if opt == nil {
+			o.faults.Invalid("LockOption", "nil", "it is number %d of %d; leave it out", i+1, len(opts))
+			continue
+		}
+		opt(&o)
+	}
+	o.checkTogether()
+	if err := o.faults.Err(); err != nil {
+		return lockOptions{}, err
+	}
+	if missing := o.features(); len(missing) > 0 {
+		return lockOptions{}, unsupported(strings.Join(missing, ", "))
+	}
+	return o, nil
+}
+
+func (o *lockOptions) checkTogether() {
+	if o.shared && o.limit != 0 {
+		o.faults.Invalid("Shared", "with Limit", "a semaphore has no shared holders; use one of them")
+	}
+	if o.weight > 0 && o.limit == 0 {
+		o.faults.Invalid("Weight", o.weight, "it counts units of a Limit, and there is none; add Limit")
+	}
+	if o.limit > 0 && o.weight > o.limit {
+		o.faults.Invalid("Weight", o.weight, "it could never be granted under Limit %d; use at most that", o.limit)
+	}
+}
+
+// features names the given options.
+func (o *lockOptions) features() []string {
+	var names []string
+	for _, f := range []struct {
+		name  string
+		given bool
+	}{
+		{"Shared", o.shared},
+		{"Limit", o.limit != 0},
+		{"Weight", o.weight != 0},
+		{"TTL", o.ttl != 0},
+		{"Detached", o.detached != 0},
+		{"Cooldown", o.cooldown != 0},
+		{"Value", len(o.value) != 0},
+	} {
+		if f.given {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+// checkKey judges a key: 1 to 1024 bytes, any bytes.
+func checkKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("%w key: it is empty; name what is to be locked", ErrInvalid)
+	case len(key) > wire.MaxKey:
+		return fmt.Errorf("%w: a key of %d bytes; at most %d: use a hash of it", ErrLimit, len(key), wire.MaxKey)
+	}
+	return nil
 }
 
 // unsupported is the answer of what is declared but not built yet.
-func unsupported(feature string) error {
-	return fmt.Errorf("distlock: %s is not built yet: %w", feature, errors.ErrUnsupported)
-}
+func unsupported(feature string) error { return fault.Unsupported(feature) }
