@@ -1,0 +1,237 @@
+package gossip
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// How often others are looked for: from firstRetry on, doubling up to hurryRetry, while this process is alone or sees fewer than it
+// expects; then every calmRetry, so that two halves of a group that have forgotten each other meet again.
+const (
+	firstRetry = 50 * time.Millisecond
+	hurryRetry = 2 * time.Second
+	calmRetry  = 30 * time.Second
+
+	maxSeeds     = 4096 // remembered
+	maxAttempts  = 32   // at once, while in a hurry
+	calmAttempts = 4    // a round, when not
+)
+
+// seedBook remembers what is known of the addresses that we were given.
+type seedBook struct {
+	own []netip.AddrPort
+
+	mu       sync.Mutex // guards what follows
+	asked    bool
+	err      error                   // of the last time that Seeds was asked
+	odd      map[string]bool         // seeds that are no IP:port
+	known    map[netip.AddrPort]bool // whether an exchange with it has succeeded
+	current  []netip.AddrPort        // of the last time
+	inFlight map[netip.AddrPort]bool
+}
+
+func (b *seedBook) init(advertise netip.AddrPort, bound net.Addr) {
+	b.own = []netip.AddrPort{advertise}
+	if bound != nil {
+		if ap, err := netip.ParseAddrPort(bound.String()); err == nil {
+			b.own = append(b.own, unmap(ap))
+		}
+	}
+	b.odd = map[string]bool{}
+	b.known = map[netip.AddrPort]bool{}
+	b.inFlight = map[netip.AddrPort]bool{}
+}
+
+// learn takes what Seeds answered.
+func (b *seedBook) learn(seeds []string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asked, b.err = true, err
+	b.current = b.current[:0]
+	clear(b.odd)
+	for _, s := range seeds[:min(len(seeds), maxSeeds)] {
+		ap, err := netip.ParseAddrPort(s)
+		if err != nil || ap.Port() == 0 {
+			b.odd[s] = true
+			continue
+		}
+		if ap = unmap(ap); slices.Contains(b.own, ap) {
+			continue
+		}
+		b.current = append(b.current, ap)
+		if _, ok := b.known[ap]; !ok && len(b.known) < maxSeeds {
+			b.known[ap] = false
+		}
+	}
+}
+
+// begin picks up to n current seeds that are not in skip and not being tried, at random, and notes that they are being tried.
+func (b *seedBook) begin(n int, skip map[netip.AddrPort]bool) []netip.AddrPort {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var picked []netip.AddrPort
+	for _, i := range rand.Perm(len(b.current)) {
+		ap := b.current[i]
+		if len(b.inFlight) >= maxAttempts || len(picked) >= n {
+			break
+		}
+		if !skip[ap] && !b.inFlight[ap] {
+			b.inFlight[ap] = true
+			picked = append(picked, ap)
+		}
+	}
+	return picked
+}
+
+func (b *seedBook) end(ap netip.AddrPort, answered bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.inFlight, ap)
+	if _, ok := b.known[ap]; ok && answered {
+		b.known[ap] = true
+	}
+}
+
+// KnownUnanswered lists what may hide processes that we know nothing of: the addresses that Seeds ever answered at which nobody has
+// answered since Start, and in words what Seeds could not find out. Empty means that all who are known of have been heard.
+func (g *Gossip) KnownUnanswered() []string {
+	_, ever := g.members.addrs()
+	b := &g.seeds
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []string
+	for ap, answered := range b.known {
+		if !answered && !ever[ap] {
+			all = append(all, ap.String())
+		}
+	}
+	for s := range b.odd {
+		all = append(all, s)
+	}
+	slices.Sort(all)
+	if b.err != nil {
+		all = append(all, b.err.Error())
+	}
+	if !b.asked && g.cfg.Seeds != nil {
+		all = append(all, "peers not looked up yet")
+	}
+	return all
+}
+
+// joiner looks for others until Close. An attempt at one address never holds up another's.
+func (g *Gossip) joiner() {
+	if g.cfg.Seeds == nil {
+		return
+	}
+	wait := firstRetry
+	for {
+		g.ask()
+		enough := g.members.enough()
+		n := maxAttempts
+		if enough {
+			n = calmAttempts
+		}
+		living, _ := g.members.addrs()
+		for _, ap := range g.seeds.begin(n, living) {
+			g.wg.Go(func() { g.attempt(ap) }) // ends with memberlist's stream time-out, or Shutdown
+		}
+		pause := wait
+		if enough {
+			pause, wait = calmRetry, firstRetry
+		} else {
+			wait = min(2*wait, hurryRetry)
+		}
+		if !g.pause(pause/2+rand.N(pause), enough) {
+			return
+		}
+	}
+}
+
+func (g *Gossip) ask() {
+	ctx, cancel := context.WithTimeout(g.ctx, lookupTimeout)
+	defer cancel()
+	seeds, err := g.cfg.Seeds(ctx)
+	if err != nil && g.ctx.Err() == nil && g.members.lines.due("seeds") {
+		g.log.Warn("gossip: not all peers could be looked up", "error", err)
+	}
+	g.seeds.learn(seeds, err)
+}
+
+// attempt exchanges all that both sides know.
+func (g *Gossip) attempt(ap netip.AddrPort) {
+	_, err := g.ml.Join([]string{ap.String()})
+	g.seeds.end(ap, err == nil)
+	if err == nil {
+		hint(g.changed)
+	}
+}
+
+// pause waits for d, or until a calm pause is over because others are missing. It answers false once g is closed.
+func (g *Gossip) pause(d time.Duration, calm bool) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-g.wake:
+			if calm && !g.members.enough() {
+				return true
+			}
+		case <-g.ctx.Done():
+			return false
+		}
+	}
+}
+
+// advertised is the address for packets.
+func advertised(cfg Config) (netip.AddrPort, error) {
+	addr := cfg.Advertise
+	if addr == "" {
+		addr = cfg.Self.Addr
+	}
+	if ap, err := netip.ParseAddrPort(addr); err == nil {
+		if ap.Port() == 0 || ap.Addr().IsUnspecified() {
+			return netip.AddrPort{}, fmt.Errorf("gossip: nobody can reach %s: advertise an address with a host and a port", addr)
+		}
+		return unmap(ap), nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("gossip: address %q: %w", addr, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	n, err := net.DefaultResolver.LookupPort(ctx, "udp", port)
+	if err != nil || n == 0 {
+		return netip.AddrPort{}, fmt.Errorf("gossip: address %q has no usable port", addr)
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil || len(ips) == 0 {
+		return netip.AddrPort{}, fmt.Errorf("gossip: looking up the advertised %q: %w", strings.TrimSpace(host), err)
+	}
+	// A machine's own name often stands for a loopback address in its hosts file, where no other machine can send to.
+	slices.SortStableFunc(ips, func(a, b netip.Addr) int { return rank(a) - rank(b) })
+	return unmap(netip.AddrPortFrom(ips[0], uint16(n))), nil
+}
+
+func rank(a netip.Addr) int {
+	switch a = a.Unmap(); {
+	case a.IsLoopback():
+		return 2
+	case a.Is6():
+		return 1
+	}
+	return 0
+}
+
+func unmap(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
