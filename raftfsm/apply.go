@@ -1,0 +1,140 @@
+package raftfsm
+
+import (
+	"fmt"
+
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// Result is what applying one entry led to. Nobody changes it afterwards.
+type Result struct {
+	Index, Term uint64
+	Err         error    // why the entry could not be applied; the state is as before, and the rest of Result is empty
+	Replies     []Reply  // one for each command
+	Outcomes    []Routed // in the order in which they came about; none to a session that has ended by then
+	Created     []uint64 // sessions
+	Ended       []uint64 // sessions
+	Opened      bool     // all founders have confirmed: sessions are possible from now on, grants too unless View.Silent
+}
+
+// Reply answers one command.
+type Reply struct {
+	Code    wire.Code
+	Session uint64 // of Create: the session that was made, met, or has the name
+	Text    string // for people
+}
+
+// Routed is an outcome and the session that it is meant for.
+type Routed struct {
+	Session uint64
+	wire.Outcome
+}
+
+// apply applies a decoded entry of the log.
+func (m *machine) apply(index, term uint64, e Entry) *Result {
+	m.index, m.term, m.wall = index, term, e.Wall
+	ops := 0
+	for _, c := range e.Commands {
+		if c, ok := c.(Ops); ok {
+			ops += len(c.Ops)
+		}
+	}
+	res := &Result{Index: index, Term: term, Replies: make([]Reply, len(e.Commands))}
+	if ops > 0 {
+		res.Outcomes = make([]Routed, 0, ops)
+	}
+	m.res = res
+	for i, c := range e.Commands {
+		res.Replies[i] = m.command(c)
+	}
+	m.res = nil
+	return res
+}
+
+func (m *machine) command(c Command) Reply {
+	switch c := c.(type) {
+	case Ops:
+		return m.ops(c)
+	case Create:
+		return m.create(&c.CreateSession)
+	case Close:
+		return m.close(c)
+	case Expire:
+		return m.expire(c)
+	case Found:
+		return m.found(c)
+	case Confirm:
+		return m.confirm(c)
+	case EndSilence:
+		return m.endSilence(c)
+	case Noop:
+		return Reply{}
+	}
+	return Reply{Code: wire.CodeInvalid, Text: fmt.Sprintf("unknown command %T", c)} // decoding lets none through
+}
+
+// tell adds an outcome for a session.
+func (m *machine) tell(session uint64, o wire.Outcome) {
+	m.res.Outcomes = append(m.res.Outcomes, Routed{Session: session, Outcome: o})
+}
+
+// found names the cluster.
+func (m *machine) found(c Found) Reply {
+	switch {
+	case !m.cluster.IsZero():
+		return Reply{Code: wire.CodeStale, Text: fmt.Sprintf("the cluster is founded already, as %v", m.cluster)}
+	case c.Cluster.IsZero() || c.Expect < 1 || c.Expect > MaxExpect || c.Voters < 1 || c.Voters > MaxVoters:
+		return Reply{Code: wire.CodeInvalid, Text: fmt.Sprintf("a cluster %v that expects %d processes and wants %d voters", c.Cluster, c.Expect, c.Voters)}
+	}
+	m.cluster, m.expect, m.voters, m.silent = c.Cluster, c.Expect, c.Voters, c.Silent
+	return Reply{}
+}
+
+// confirm counts a founder; the last one opens the cluster, with fences above every founder's clock.
+func (m *machine) confirm(c Confirm) Reply {
+	switch {
+	case m.cluster.IsZero() || c.Cluster != m.cluster:
+		return Reply{Code: wire.CodeStale, Text: fmt.Sprintf("this is cluster %v, not %v", m.cluster, c.Cluster)}
+	case c.Server.IsZero():
+		return Reply{Code: wire.CodeInvalid, Text: "a founder without a server's UUID"}
+	case m.open:
+		return Reply{}
+	}
+	m.clock = max(m.clock, min(c.Clock, maxClock))
+	for _, s := range m.founders {
+		if s == c.Server {
+			return Reply{}
+		}
+	}
+	m.founders = append(m.founders[:len(m.founders):len(m.founders)], c.Server)
+	if len(m.founders) >= m.expect {
+		m.open, m.founders = true, nil
+		m.fence = max(m.fence, uint64(m.clock))
+		m.res.Opened = true
+	}
+	return Reply{}
+}
+
+// endSilence begins to grant, each key to its first waiter.
+func (m *machine) endSilence(c EndSilence) Reply {
+	if !m.silent || c.Term != m.term {
+		return Reply{Code: wire.CodeStale}
+	}
+	m.silent = false
+	if !m.open {
+		return Reply{}
+	}
+	var heads []string
+	m.queue.Ascend(func(r *request) bool {
+		if len(heads) == 0 || heads[len(heads)-1] != r.key {
+			heads = append(heads, r.key)
+		}
+		return true
+	})
+	for _, key := range heads {
+		if l := m.lock(key); !l.held() {
+			m.grantNext(m.ownLock(l))
+		}
+	}
+	return Reply{}
+}

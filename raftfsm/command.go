@@ -1,0 +1,243 @@
+package raftfsm
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// Version is the version of the log's format that this package writes, and the greatest it reads.
+const Version = 1
+
+// Bounds of one log entry.
+const (
+	MaxEntry    = 8 << 20 // bytes
+	MaxCommands = 16_384
+)
+
+// ErrVersion is matched when an entry or a snapshot was written by a later version of this package.
+var ErrVersion = errors.New("written by a later version")
+
+func versionError(what string, version uint64) error {
+	return fmt.Errorf("%s of version %d, this process knows up to %d: %w: upgrade this process", what, version, Version, ErrVersion)
+}
+
+// Entry is what one Raft log entry carries: commands that are applied in order, as one step.
+type Entry struct {
+	Version  uint64
+	Term     uint64 // in which the leader made it; what counts for a command is the term of the log
+	Wall     int64  // µs since 1970 on the leader's wall clock; shown to people, never decided on
+	Commands []Command
+}
+
+// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence and Noop.
+type Command interface {
+	encode(w *wire.Writer)
+}
+
+// Numbers of the commands in the log. They are never reused.
+const (
+	numOps        = 1
+	numCreate     = 2
+	numClose      = 3
+	numExpire     = 4
+	numFound      = 5
+	numConfirm    = 6
+	numEndSilence = 7
+	numNoop       = 8
+)
+
+type (
+	// Ops are operations of one session, in order. Reply: CodeOK, or CodeGone when the session doesn't exist; nothing is done then.
+	Ops struct {
+		Session uint64
+		Ops     []wire.Op
+	}
+
+	// Create makes a session, or meets the one that an earlier copy made. Reply: CodeOK with the session, CodeNotOpen, CodeLimit, or
+	// CodeNameTaken with the session that has the name.
+	Create struct{ wire.CreateSession }
+
+	// Close ends a session by its own wish. Reply: CodeOK, or CodeGone.
+	Close struct{ Session uint64 }
+
+	// Expire ends a session that the leader of Term has not heard of for its TTL, unless Term is over or the session was renewed by
+	// an entry other than Seen meanwhile: then CodeStale.
+	Expire struct{ Session, Term, Seen uint64 }
+
+	// Found names the cluster, once. Silent founds it such that it grants nothing until EndSilence. Reply: CodeOK, CodeStale when it
+	// has a name, CodeInvalid.
+	Found struct {
+		Cluster wire.UUID
+		Expect  int // distinct servers that must confirm before it opens
+		Voters  int
+		Silent  bool
+	}
+
+	// Confirm says that a process has accepted Cluster for good. Reply: CodeOK, or CodeStale for another cluster.
+	Confirm struct {
+		Cluster, Server, Instance wire.UUID
+		Name                      string
+		Clock                     int64 // µs since 1970 on that process's wall clock; the greatest one founds the fences
+	}
+
+	// EndSilence ends the silence of Found if Term, in which it was timed, is not over. Reply: CodeOK, or CodeStale.
+	EndSilence struct{ Term uint64 }
+
+	// Noop does nothing. That it commits proves that its proposer leads.
+	Noop struct{}
+)
+
+// Encode returns e as the log holds it.
+func (e Entry) Encode() []byte {
+	w := wire.NewWriter()
+	e.AppendTo(w)
+	return w.Bytes()
+}
+
+// AppendTo appends what Encode returns, for callers that keep their Writer.
+func (e Entry) AppendTo(w *wire.Writer) {
+	w.Array(4)
+	w.Uint(e.Version)
+	w.Uint(e.Term)
+	w.Int(e.Wall)
+	w.Array(len(e.Commands))
+	for _, c := range e.Commands {
+		c.encode(w)
+	}
+}
+
+func (c Ops) encode(w *wire.Writer) {
+	w.Array(3)
+	w.Uint(numOps)
+	w.Uint(c.Session)
+	wire.EncodeOps(w, c.Ops)
+}
+
+func (c Create) encode(w *wire.Writer) {
+	w.Array(2)
+	w.Uint(numCreate)
+	c.CreateSession.Encode(w)
+}
+
+func (c Close) encode(w *wire.Writer) {
+	w.Array(2)
+	w.Uint(numClose)
+	w.Uint(c.Session)
+}
+
+func (c Expire) encode(w *wire.Writer) {
+	w.Array(4)
+	w.Uint(numExpire)
+	w.Uint(c.Session)
+	w.Uint(c.Term)
+	w.Uint(c.Seen)
+}
+
+func (c Found) encode(w *wire.Writer) {
+	w.Array(5)
+	w.Uint(numFound)
+	w.UUID(c.Cluster)
+	w.Int(int64(c.Expect))
+	w.Int(int64(c.Voters))
+	w.Bool(c.Silent)
+}
+
+func (c Confirm) encode(w *wire.Writer) {
+	w.Array(6)
+	w.Uint(numConfirm)
+	w.UUID(c.Cluster)
+	w.UUID(c.Server)
+	w.UUID(c.Instance)
+	w.String(c.Name)
+	w.Int(c.Clock)
+}
+
+func (c EndSilence) encode(w *wire.Writer) {
+	w.Array(2)
+	w.Uint(numEndSilence)
+	w.Uint(c.Term)
+}
+
+func (c Noop) encode(w *wire.Writer) {
+	w.Array(1)
+	w.Uint(numNoop)
+}
+
+// DecodeEntry reads what Encode wrote. Its error matches wire.ErrMalformed or ErrVersion.
+func DecodeEntry(p []byte) (Entry, error) { return decodeEntry(wire.NewReader(p)) }
+
+func decodeEntry(r *wire.Reader) (Entry, error) {
+	if r.Len() > MaxEntry {
+		r.Fail("log entry of %d bytes, limit %d", r.Len(), MaxEntry)
+	}
+	n := r.Array(64)
+	e := Entry{Version: r.Uint()}
+	switch {
+	case r.Err() != nil:
+		return Entry{}, r.Err()
+	case e.Version > Version:
+		return Entry{}, versionError("log entry", e.Version)
+	case e.Version == 0 || n != 4:
+		r.Fail("log entry of version %d with %d fields", e.Version, n)
+	}
+	e.Term = r.Uint()
+	e.Wall = r.Int()
+	count := r.Array(MaxCommands)
+	e.Commands = make([]Command, 0, count) // each takes a byte at least, which Array has checked
+	for range count {
+		c := decodeCommand(r)
+		if r.Err() != nil {
+			return Entry{}, r.Err()
+		}
+		e.Commands = append(e.Commands, c)
+	}
+	if err := r.End(); err != nil {
+		return Entry{}, err
+	}
+	return e, nil
+}
+
+func decodeCommand(r *wire.Reader) Command {
+	n := r.Array(8)
+	num := r.Uint()
+	var c Command
+	want := 0
+	switch num {
+	case numOps:
+		want, c = 3, Ops{Session: r.Uint(), Ops: wire.DecodeOps(r)}
+	case numCreate:
+		want, c = 2, Create{wire.DecodeCreateSession(r)}
+	case numClose:
+		want, c = 2, Close{Session: r.Uint()}
+	case numExpire:
+		want, c = 4, Expire{Session: r.Uint(), Term: r.Uint(), Seen: r.Uint()}
+	case numFound:
+		want, c = 5, Found{Cluster: r.UUID(), Expect: number(r, MaxExpect), Voters: number(r, MaxVoters), Silent: r.Bool()}
+	case numConfirm:
+		want, c = 6, Confirm{
+			Cluster: r.UUID(), Server: r.UUID(), Instance: r.UUID(), Name: r.String(wire.MaxName), Clock: r.Int(),
+		}
+	case numEndSilence:
+		want, c = 2, EndSilence{Term: r.Uint()}
+	case numNoop:
+		want, c = 1, Noop{}
+	default:
+		r.Fail("unknown command %d", num)
+	}
+	if n != want {
+		r.Fail("command %d with %d fields", num, n)
+	}
+	return c
+}
+
+// number reads a number from 0 to limit.
+func number(r *wire.Reader, limit int) int {
+	v := r.Int()
+	if v < 0 || v > int64(limit) {
+		r.Fail("%d where a number up to %d belongs", v, limit)
+		return 0
+	}
+	return int(v)
+}

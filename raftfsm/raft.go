@@ -1,0 +1,153 @@
+package raftfsm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+
+	"github.com/godistlock/distlock/internal/wire"
+	"github.com/hashicorp/raft"
+)
+
+// ErrBroken is matched by every result after a bug in this package panicked: the state may be half changed, so nothing more is
+// applied to it or saved of it. The process must leave the cluster.
+var ErrBroken = errors.New("the lock state machine is broken")
+
+// FSM is the state machine as hashicorp/raft drives it. What Apply and ApplyBatch answer are *Result.
+type FSM struct {
+	observe  func(*Result) // set before raft starts
+	restored func()        // set before raft starts
+	reader   *wire.Reader  // used by the applying goroutine only
+
+	mu     sync.Mutex // guards what follows; held over a whole batch, so a View never stands inside one
+	m      *machine
+	view   *View // of the present state; nil when nobody has asked since the last entry
+	broken error
+}
+
+var (
+	_ raft.BatchingFSM = (*FSM)(nil)
+	_ raft.FSMSnapshot = (*snapshot)(nil)
+)
+
+// New returns the state machine of a cluster that has not been founded.
+func New() *FSM {
+	return &FSM{m: newMachine(), reader: wire.NewReader(nil)}
+}
+
+// Observe has f called for every entry of commands, in the order of the log, on the applying goroutine and before Apply returns. A
+// View taken in f may be ahead of the result by what came in the same batch. Call it before raft starts.
+func (f *FSM) Observe(observe func(*Result)) { f.observe = observe }
+
+// Restored has f called on the applying goroutine after a snapshot has replaced the state. Observe hears nothing of what the
+// snapshot brings. Call it before raft starts.
+func (f *FSM) Restored(restored func()) { f.restored = restored }
+
+// View returns the state after the last batch, from any goroutine, in constant time.
+func (f *FSM) View() *View {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.view == nil {
+		f.view = &View{f.m.freeze()}
+	}
+	return f.view
+}
+
+// Session looks one session up in the present state: for callers who would take a View for each entry, each of which makes
+// the applies after it copy what they touch.
+func (f *FSM) Session(id uint64) (SessionInfo, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ses := f.m.session(id); ses != nil {
+		return ses.info(), true
+	}
+	return SessionInfo{}, false
+}
+
+// Apply applies one entry.
+func (f *FSM) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch applies entries in order. Raft also hands in configurations; they change nothing here, and their result is nil.
+func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
+	answers := make([]any, len(logs))
+	f.applyAll(logs, answers)
+	if f.observe != nil {
+		for _, a := range answers {
+			if res, ok := a.(*Result); ok {
+				f.observe(res)
+			}
+		}
+	}
+	return answers
+}
+
+func (f *FSM) applyAll(logs []*raft.Log, answers []any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, l := range logs {
+		if l.Type == raft.LogCommand {
+			answers[i] = f.applyOne(l)
+		}
+	}
+}
+
+func (f *FSM) applyOne(l *raft.Log) (res *Result) {
+	if f.broken != nil {
+		return &Result{Index: l.Index, Term: l.Term, Err: f.broken}
+	}
+	f.reader.Reset(l.Data)
+	defer f.reader.Reset(nil) // keeps no entry alive
+	e, err := decodeEntry(f.reader)
+	if err != nil {
+		return &Result{Index: l.Index, Term: l.Term, Err: fmt.Errorf("entry %d of term %d: %w", l.Index, l.Term, err)}
+	}
+	defer func() { // raft's goroutine must not die of a bug of ours: it is the host's process
+		if p := recover(); p != nil {
+			f.broken = fmt.Errorf("%w: entry %d of term %d: %v\n%s", ErrBroken, l.Index, l.Term, p, debug.Stack())
+			res = &Result{Index: l.Index, Term: l.Term, Err: f.broken}
+		}
+	}()
+	f.view = nil
+	return f.m.apply(l.Index, l.Term, e)
+}
+
+// Snapshot returns the present state in constant time; writing it goes on beside later applies.
+func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.Lock()
+	broken := f.broken
+	f.mu.Unlock()
+	if broken != nil {
+		return nil, broken
+	}
+	return &snapshot{f.View()}, nil
+}
+
+// Restore replaces the state by a snapshot's, or leaves it as it is and says why.
+func (f *FSM) Restore(rc io.ReadCloser) error {
+	s, err := readSnapshot(rc)
+	err = errors.Join(err, rc.Close())
+	if err != nil {
+		return fmt.Errorf("restore locks: %w", err)
+	}
+	f.mu.Lock()
+	f.m, f.view, f.broken = &machine{state: s}, nil, nil
+	f.mu.Unlock()
+	if f.restored != nil {
+		f.restored()
+	}
+	return nil
+}
+
+// snapshot is a View on its way to raft's snapshot store.
+type snapshot struct{ view *View }
+
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.view.WriteSnapshot(sink); err != nil {
+		return errors.Join(fmt.Errorf("save locks: %w", err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (s *snapshot) Release() {}
