@@ -1,0 +1,125 @@
+package session
+
+import (
+	"slices"
+
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// maxForgot bounds the OpForgets that are sent again on a new link. Older ones are all but certainly committed; one that was not costs
+// the leader a few bytes until the session ends.
+const maxForgot = 1 << 16
+
+// sentForget is an OpForget that was sent when attempt was the last renewal.
+type sentForget struct{ seq, attempt uint64 }
+
+// enqueueLocked sends what now stands for g. Without a link it is enough to have changed g's state: see outstandingLocked.
+func (m *Manager) enqueueLocked(g *Grant) {
+	if m.link == nil {
+		return
+	}
+	g.sent = true
+	m.queue = g.appendOps(m.queue)
+	m.kickLocked()
+}
+
+// kickLocked wakes send. A token that is already there will do: send looks at the whole queue.
+func (m *Manager) kickLocked() { signal(m.kick) }
+
+// send hands the queue to the link, all that came up meanwhile at once. It ends with m.ctx.
+func (m *Manager) send() {
+	for {
+		select {
+		case <-m.kick:
+		case <-m.ctx.Done():
+			return
+		}
+		for m.sendQueue() {
+		}
+	}
+}
+
+// sendQueue sends what is queued now; false when that is nothing.
+func (m *Manager) sendQueue() bool {
+	m.mu.Lock()
+	if m.link == nil || len(m.queue) == 0 {
+		m.mu.Unlock()
+		return false
+	}
+	m.flushForgetsLocked()
+	link, session, ops := m.link, m.session, m.queue
+	m.queue = make([]wire.Op, 0, min(len(ops), wire.MaxOps)) // the link may keep ops
+	m.mu.Unlock()
+	for part := range slices.Chunk(ops, wire.MaxOps) {
+		if err := link.Submit(session, part); err != nil {
+			// All of it is sent again on the next link.
+			m.cfg.Logger.Debug("the link to the leader failed", "error", err)
+			link.Close()
+			break
+		}
+	}
+	return true
+}
+
+// flushForgetsLocked puts the pending OpForgets into the queue.
+func (m *Manager) flushForgetsLocked() {
+	if m.link == nil || len(m.forget) == 0 {
+		return
+	}
+	for _, seq := range m.forget {
+		m.queue = append(m.queue, wire.Op{Kind: wire.OpForget, Seq: seq})
+		m.forgot = append(m.forgot, sentForget{seq, m.attempt})
+	}
+	m.forget = m.forget[:0]
+	if n := len(m.forgot) - maxForgot; n > 0 {
+		m.forgot = slices.Delete(m.forgot, 0, n)
+	}
+	m.kickLocked()
+}
+
+// committedLocked drops the OpForgets that attempt's answer shows to be committed: all that were sent before the attempt before it. The
+// leader answers a renewal after an entry that it proposed later; one attempt more leaves room for a leader whose queue was long.
+func (m *Manager) committedLocked(attempt uint64) {
+	n := 0
+	for n < len(m.forgot) && m.forgot[n].attempt+1 < attempt {
+		n++
+	}
+	m.forgot = slices.Delete(m.forgot, 0, n)
+	if len(m.forgot) == 0 && cap(m.forgot) > smallPeak {
+		m.forgot = nil
+	}
+}
+
+// outstandingLocked fills the queue with all that has no answer, in the order of the numbers, for a link that is new.
+func (m *Manager) outstandingLocked() {
+	m.queue = nil
+	for _, g := range m.inOrderLocked() {
+		if g.state == waiting || g.state == finishing {
+			g.sent = true
+			m.queue = g.appendOps(m.queue)
+		}
+	}
+	for _, f := range m.forgot {
+		m.forget = append(m.forget, f.seq)
+	}
+	m.forgot = nil
+	m.flushForgetsLocked()
+	if len(m.queue) > 0 {
+		m.kickLocked()
+	}
+}
+
+// inOrderLocked is all requests by their numbers.
+func (m *Manager) inOrderLocked() []*Grant {
+	all := make([]*Grant, 0, len(m.reqs))
+	for _, g := range m.reqs {
+		all = append(all, g)
+	}
+	slices.SortFunc(all, func(a, b *Grant) int {
+		if a.seq < b.seq {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
