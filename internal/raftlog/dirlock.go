@@ -1,0 +1,149 @@
+package raftlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// ErrLocked is what LockDir's and OpenBolt's errors match when another process has the directory.
+var ErrLocked = errors.New("in use by another process")
+
+// DirLock keeps every other process, and every other Cluster of this one, out of a DataDir.
+type DirLock struct {
+	f  *os.File
+	id string
+}
+
+// LockDir takes the lock of dir, which it creates if it is not there. It does not wait: when another has it, the error matches ErrLocked and
+// names that process if it can. A directory with files that are not ours and no identity of ours in it is refused, and nothing is written
+// to it.
+func LockDir(dir string) (*DirLock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, dirError(dir, err)
+	}
+	if err := notForeign(dir); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, lockFileName)
+	for {
+		l, err := lockPath(path)
+		switch {
+		case errors.Is(err, ErrLocked):
+			return nil, fmt.Errorf("DataDir %q: %w%s; give each process a directory of its own", dir, ErrLocked, lockedBy(path))
+		case err != nil:
+			return nil, dirError(dir, err)
+		case l != nil:
+			return l, nil
+		}
+		// The file was removed between opening and locking it: what is locked is nobody's any more.
+	}
+}
+
+// lockPath locks the file at path and writes this process's id into it. It answers nil when the file is no longer the one at path.
+func lockPath(path string) (*DirLock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(f, 0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	mine, err1 := f.Stat()
+	there, err2 := os.Stat(path)
+	if err := errors.Join(err1, err2); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f.Close()
+		return nil, err
+	}
+	if err2 != nil || !os.SameFile(mine, there) {
+		f.Close()
+		return nil, nil
+	}
+	if err := f.Truncate(0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &DirLock{f: f, id: fileID(mine)}, nil
+}
+
+// ID names the locked file on this machine, as "device:inode"; "" on Windows.
+func (l *DirLock) ID() string { return l.id }
+
+// Release gives the lock back. The file stays: removing it would let two processes lock two files of that name.
+func (l *DirLock) Release() error { return l.f.Close() }
+
+// lockedBy reads who has the lock at path.
+func lockedBy(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	p, _ := io.ReadAll(io.LimitReader(f, 32))
+	pid, err := strconv.Atoi(strings.TrimSpace(string(p)))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" (process %d)", pid)
+}
+
+// notForeign refuses a directory in which something other than ours lives.
+func notForeign(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return dirError(dir, err)
+	}
+	unknown := ""
+	for _, e := range entries {
+		switch name := e.Name(); strings.TrimSuffix(name, newSuffix) {
+		case identityFile:
+			if name == identityFile {
+				return nil
+			}
+		case lockFileName, logFile, snapshotsDir, "lost+found":
+		default:
+			if unknown == "" {
+				unknown = name
+			}
+		}
+	}
+	if unknown != "" {
+		return fmt.Errorf("DataDir %q: it holds %q, which is not ours, and no file %q: give an empty directory, or one that this library made",
+			dir, unknown, identityFile)
+	}
+	return nil
+}
+
+// dirError adds to err which directory it is about, and what can be done.
+func dirError(dir string, err error) error {
+	var newer *newerError
+	switch {
+	case errors.As(err, &newer):
+		return fmt.Errorf("DataDir %q: %w", dir, err)
+	case errors.Is(err, fs.ErrPermission), isReadOnly(err):
+		return fmt.Errorf("DataDir %q can't be written (%w): let this process's user write to it, or give another directory", dir, err)
+	case isFull(err):
+		return fmt.Errorf("DataDir %q has no space left (%w): free some, or give another directory", dir, err)
+	}
+	return fmt.Errorf("DataDir %q: %w", dir, err)
+}
+
+// newerError says that a file has a version from the future.
+type newerError struct {
+	what           string
+	version, known uint64
+}
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("%s was written by a newer version of this library (format %d, known is %d): upgrade this process", e.what, e.version, e.known)
+}

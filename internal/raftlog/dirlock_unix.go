@@ -1,0 +1,57 @@
+//go:build unix
+
+package raftlog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockFile takes the exclusive lock of f, waiting up to wait for it. The system gives it back when the last descriptor of this opening is
+// closed, so also when the process dies.
+func lockFile(f *os.File, wait time.Duration) error {
+	const pause = 20 * time.Millisecond
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return os.NewSyscallError("flock", err)
+		case wait <= 0:
+			return ErrLocked
+		}
+		time.Sleep(pause) // flock has no time limit of its own
+		wait -= pause
+	}
+}
+
+func unlockFile(f *os.File) { unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+
+func fileID(info os.FileInfo) string {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+// syncDir makes what was renamed in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func isReadOnly(err error) bool { return errors.Is(err, unix.EROFS) }
+func isFull(err error) bool     { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
