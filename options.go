@@ -140,12 +140,8 @@ type settings struct {
 	advertise netip.Addr // for the default Advertise
 }
 
-// settle checks all of c and answers all its faults at once: each matches ErrInvalid, or errors.ErrUnsupported when it is about
+// settleOn checks all of c and answers all its faults at once: each matches ErrInvalid, or errors.ErrUnsupported when it is about
 // what is not built yet. It resolves Bind's host, for at most five seconds.
-func (c Config) settle(ctx context.Context) (*settings, error) {
-	return c.settleOn(ctx, address.This())
-}
-
 func (c Config) settleOn(ctx context.Context, m address.Machine) (*settings, error) {
 	s := &settings{Config: c.withDefaults()}
 	var f fault.List
