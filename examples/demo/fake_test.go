@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/godistlock/distlock"
+)
+
+// fakeCluster grants locks to shops that are goroutines of the test. Its faults are what the demo must not let pass.
+type fakeCluster struct {
+	mu    sync.Mutex // guards all below
+	cond  *sync.Cond
+	fence distlock.Fence
+	held  map[string]*fakeGrant
+	queue map[string][]*fakeMember
+	alive map[string]*fakeMember // by name: the latest
+
+	twice       bool // every lock is granted whoever holds it
+	sameFence   bool
+	lostQuorum  bool // nothing is granted after a member died
+	neverExpire bool // a paused member keeps its locks
+	mayNotJoin  bool
+}
+
+func newFakeCluster() *fakeCluster {
+	c := &fakeCluster{fence: 1_000_000, held: map[string]*fakeGrant{}, queue: map[string][]*fakeMember{}, alive: map[string]*fakeMember{}}
+	c.cond = sync.NewCond(&c.mu)
+	return c
+}
+
+// fakeMember is one process's membership.
+type fakeMember struct {
+	cluster *fakeCluster
+	name    string
+	gone    bool // guarded by cluster.mu
+}
+
+type fakeGrant struct {
+	member *fakeMember
+	key    string
+	fence  distlock.Fence
+	err    error // guarded by member.cluster.mu
+}
+
+func (c *fakeCluster) join(_ context.Context, s start) (locks, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mayNotJoin {
+		return nil, errors.New("no quorum: nobody was seen")
+	}
+	m := &fakeMember{cluster: c, name: s.Name}
+	c.alive[s.Name] = m
+	return m, nil
+}
+
+// expire ends the session of the member of that name; a dead one's process is gone as well.
+func (c *fakeCluster) expire(name string, dead bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.alive[name]
+	if m == nil {
+		return
+	}
+	m.gone = m.gone || dead
+	for key, g := range c.held {
+		if g.member == m {
+			g.err = distlock.ErrSessionLost
+			delete(c.held, key)
+		}
+	}
+	if dead {
+		delete(c.alive, name)
+	}
+	c.cond.Broadcast()
+}
+
+func (m *fakeMember) lock(ctx context.Context, key string) (grant, error) {
+	c := m.cluster
+	defer context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.cond.Broadcast()
+	})()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ctx.Err() == nil && !m.gone {
+		if (c.held[key] == nil || c.twice) && !(c.lostQuorum && len(c.alive) < 3) {
+			if !c.sameFence {
+				c.fence++
+			}
+			g := &fakeGrant{member: m, key: key, fence: c.fence}
+			c.held[key] = g
+			return g, nil
+		}
+		c.cond.Wait()
+	}
+	return nil, errors.Join(ctx.Err(), distlock.ErrNoQuorum)
+}
+
+func (m *fakeMember) leader() string {
+	c := m.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range []string{"shop-1", "shop-2", "shop-3"} {
+		if c.alive[name] != nil {
+			return name
+		}
+	}
+	return ""
+}
+
+func (m *fakeMember) close() error {
+	m.cluster.expire(m.name, true)
+	return nil
+}
+
+func (g *fakeGrant) Fence() distlock.Fence { return g.fence }
+
+func (g *fakeGrant) Err() error {
+	g.member.cluster.mu.Lock()
+	defer g.member.cluster.mu.Unlock()
+	return g.err
+}
+
+func (g *fakeGrant) Unlock(context.Context) error {
+	c := g.member.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if g.err != nil {
+		return errors.Join(distlock.ErrNotHeld, g.err)
+	}
+	g.err = distlock.ErrUnlocked
+	if c.held[g.key] == g {
+		delete(c.held, g.key)
+	}
+	c.cond.Broadcast()
+	return nil
+}
+
+// fakeProcess runs a shop in the test's own process.
+type fakeProcess struct {
+	io.Writer // to the shop
+	io.Reader // from the shop
+
+	cluster *fakeCluster
+	name    string
+	cut     func()        // ends both pipes
+	ended   chan struct{} // the shop has ended
+
+	mu     sync.Mutex    // guards awake
+	awake  chan struct{} // nil while not paused; closed by resume
+	onExit error
+}
+
+func (c *fakeCluster) launch(_, name string) (process, error) {
+	childIn, parentOut := io.Pipe()
+	parentIn, childOut := io.Pipe()
+	p := &fakeProcess{Writer: parentOut, Reader: parentIn, cluster: c, name: name, ended: make(chan struct{})}
+	p.cut = func() { parentOut.Close(); childOut.Close(); childIn.Close() }
+	s := newShop(childIn, gate{p, childOut}, c.join)
+	go func() { // ended by the end of childIn
+		defer close(p.ended)
+		s.serve()
+		s.leave()
+		p.cut()
+	}()
+	return p, nil
+}
+
+// gate holds back what a paused shop says.
+type gate struct {
+	p *fakeProcess
+	w io.Writer
+}
+
+func (g gate) Write(b []byte) (int, error) {
+	g.p.mu.Lock()
+	awake := g.p.awake
+	g.p.mu.Unlock()
+	if awake != nil {
+		<-awake
+	}
+	return g.w.Write(b)
+}
+
+func (p *fakeProcess) pid() int    { return 1 }
+func (p *fakeProcess) log() string { return "its last words" }
+func (p *fakeProcess) wait() error { <-p.ended; return p.onExit }
+
+func (p *fakeProcess) kill() error {
+	p.resume()
+	p.cut()
+	p.cluster.expire(p.name, true)
+	return nil
+}
+
+func (p *fakeProcess) pause() error {
+	p.mu.Lock()
+	p.awake = make(chan struct{})
+	p.mu.Unlock()
+	if !p.cluster.neverExpire {
+		time.AfterFunc(sessionTTL, func() { p.cluster.expire(p.name, false) })
+	}
+	return nil
+}
+
+func (p *fakeProcess) resume() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.awake != nil {
+		close(p.awake)
+		p.awake = nil
+	}
+	return nil
+}
