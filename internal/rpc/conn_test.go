@@ -265,6 +265,8 @@ func TestCallIsGivenUp(t *testing.T) {
 		if _, err := x.Call(ctx, 2, nil); err != context.DeadlineExceeded {
 			t.Errorf("a call whose context has ended before: %v", err)
 		}
+		x.mu.Lock()
+		defer x.mu.Unlock()
 		if x.lastID != 2 || len(x.calls) != 0 {
 			t.Errorf("%d calls sent, %d remembered", x.lastID, len(x.calls))
 		}
