@@ -1,0 +1,185 @@
+package roster
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+func id(s string) wire.UUID {
+	var u wire.UUID
+	copy(u[:], s)
+	return u
+}
+
+func label(u wire.UUID) string { return strings.TrimRight(string(u[:]), "\x00") }
+
+// view reads a group as a person writes it: one word for each server, a name and what is true of it.
+//
+//	L leader  V voter  N nonvoter  (neither: outside)
+//	- silent  + proven dead  c behind with the log  x may not vote  d durable  l leaving
+//
+// Servers are as old as they stand: the first is the oldest.
+func view(voters, standbys int, text string) View {
+	v := View{Index: 7, Voters: voters, Standbys: standbys, Dead: map[wire.UUID]bool{}}
+	for i, word := range strings.Fields(text) {
+		name, flags, _ := strings.Cut(word, ":")
+		has := func(f string) bool { return strings.Contains(flags, f) }
+		c := Candidate{
+			Server: id(name), Name: name, Since: uint64(i + 1),
+			Alive: !has("-") && !has("+"), MayVote: !has("x"), Durable: has("d"), Leaving: has("l"), CaughtUp: !has("c"),
+		}
+		v.Members = append(v.Members, c)
+		switch {
+		case has("L"):
+			v.Leader = c.Server
+			v.Config = append(v.Config, Server{c.Server, Voter})
+		case has("V"):
+			v.Config = append(v.Config, Server{c.Server, Voter})
+		case has("N"):
+			v.Config = append(v.Config, Server{c.Server, Nonvoter})
+		}
+		if has("+") {
+			v.Dead[c.Server] = true
+		}
+	}
+	return v
+}
+
+func TestNext(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		voters   int
+		standbys int
+		group    string
+		want     string // "" for nothing to do
+	}{
+		{"alone", 3, 0, "a:L", ""},
+		{"full", 3, 0, "a:L b:V c:V d e", ""},
+		{"voters below one means one", 0, 0, "a:L b", ""},
+
+		{"a seat is free", 3, 0, "a:L b", "add nonvoter b"},
+		{"the one that is here longest first", 3, 0, "a:L b c", "add nonvoter b"},
+		{"not one that may not vote", 3, 0, "a:L b:x c", "add nonvoter c"},
+		{"not one that is silent, leaving or dead", 3, 0, "a:L b:- c:l d:+ e", "add nonvoter e"},
+		{"two are prepared side by side", 3, 0, "a:L b:Nc c", "add nonvoter c"},
+		{"not more than there are seats", 3, 0, "a:L b:Nc c:Nc d", ""},
+		{"the log first", 1, 0, "a:V- b:L", "remove a"},
+		{"promoted when it has the log", 3, 0, "a:L b:N c:Nc", "promote b"},
+		{"whoever has the log first", 3, 0, "a:L b:Nc c:N", "promote c"},
+		{"a caught-up one before adding another", 3, 0, "a:L b:N c", "promote b"},
+
+		{"a silent voter keeps its seat", 3, 0, "a:L b:V c:V- d", ""},
+		{"a silent durable voter keeps its seat", 3, 0, "a:L b:V c:V-d d", ""},
+		{"a voter that gossip doesn't know keeps its seat", 3, 0, "a:L b:V c:V", ""},
+		{"a proven dead voter goes at once", 3, 0, "a:L b:V c:V+", "remove c"},
+		{"before its successor has caught up", 3, 0, "a:L b:V c:V+ d:Nc", "remove c"},
+		{"a durable one too", 3, 0, "a:L b:V c:V+d", "remove c"},
+		{"not when those left would be no majority", 5, 0, "a:L b:V- c:V- d:V+", ""},
+		{"but when they would", 5, 0, "a:L b:V c:V- d:V+", "remove d"},
+		{"a proven dead nonvoter", 5, 0, "a:L b:V c:V- d:V- e:N+", "remove e"},
+
+		{"a nonvoter that is silent", 3, 0, "a:L b:V c:N-", "remove c"},
+		{"a nonvoter that leaves", 3, 0, "a:L b:V c:Nl", "remove c"},
+		{"a durable nonvoter that leaves", 3, 0, "a:L b:V c:Nld", "remove c"},
+		{"a nonvoter that may not vote", 3, 0, "a:L b:V c:Nx", "remove c"},
+		{"a nonvoter without a seat to come", 3, 0, "a:L b:V c:V d:N", "remove d"},
+		{"of two, the one that is behind", 3, 0, "a:L b:V c:Nc d:N", "promote d"},
+		{"then the other goes", 3, 0, "a:L b:V c:Nc d:V", "remove c"},
+
+		{"standbys are prepared", 1, 2, "a:L b", "add nonvoter b"},
+		{"standbys stay", 1, 2, "a:L b:N c:N d", ""},
+		{"no more than wanted", 1, 1, "a:L b:N c:N", "remove c"},
+
+		{"who leaves is replaced first", 3, 0, "a:L b:V c:Vl d", "add nonvoter d"},
+		{"and waits until the replacement has the log", 3, 0, "a:L b:V c:Vl d:Nc", ""},
+		{"which then sits beside it", 3, 0, "a:L b:V c:Vl d:N", "promote d"},
+		{"and only then it goes", 3, 0, "a:L b:V c:Vl d:V", "remove c"},
+		{"who leaves goes at once when nobody can replace it", 3, 0, "a:L b:V c:Vl d:x", "remove c"},
+		{"also from two", 3, 0, "a:L b:Vl", "remove b"},
+		{"not when those left would be no majority", 3, 0, "a:L b:V- c:Vl", ""},
+		{"a leader never removes itself", 3, 0, "a:Ll b:V c:V", ""},
+		{"but prepares its replacement", 3, 0, "a:Ll b:V c:V d", "add nonvoter d"},
+		{"and nobody goes in its place", 3, 0, "a:Ll b:V c:V d:V", ""},
+		{"a voter that may not vote is replaced", 3, 0, "a:L b:V c:Vx d", "add nonvoter d"},
+		{"a voter that may not vote goes", 3, 0, "a:L b:V c:Vx", "remove c"},
+		{"one that left and is gone goes", 3, 0, "a:L b:V c:Vl-", "remove c"},
+
+		{"a durable voter that leaves keeps its seat", 3, 0, "a:L b:V c:Vdl d", ""},
+		{"also when it is gone", 3, 0, "a:L b:V c:Vdl- d", ""},
+		{"until a standby has the log", 3, 1, "a:L b:V c:Vdl- d:N", "promote d"},
+		{"which then replaces it", 3, 1, "a:L b:V c:Vdl- d:V", "remove c"},
+		{"a durable leader that leaves is not replaced by removing another", 3, 1, "a:Ldl b:V c:V d:V", ""},
+
+		{"too many: who leaves first", 1, 0, "a:L b:Vl c:V", "remove b"},
+		{"too many: but not into a minority", 1, 0, "a:L b:Vl c:V-", "remove c"},
+		{"too many: then who is away", 3, 0, "a:L b:V c:Vdl d:V- e:V", "remove c"},
+		{"too many: then who is silent", 3, 0, "a:L b:V c:V- d:V e:V", "remove c"},
+		{"too many: then who is behind", 3, 0, "a:L b:Vc c:V d:V", "remove b"},
+		{"too many: then the youngest", 3, 0, "a:L b:V c:V d:V e:V", "remove e"},
+		{"too many: never the leader", 1, 0, "a:V b:L", "remove a"},
+		{"from five to three with two silent", 3, 0, "a:L b:V c:V d:V- e:V-", "remove e"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, ok := Next(view(c.voters, c.standbys, c.group))
+			text := ""
+			if ok {
+				text = fmt.Sprint(got.Kind, " ", label(got.Server))
+				if got.Index != 7 || got.Why == "" {
+					t.Errorf("%+v lacks the configuration's index or a reason", got)
+				}
+			}
+			if text != c.want {
+				t.Errorf("%s: got %q, want %q", c.group, text, c.want)
+			}
+		})
+	}
+}
+
+func TestUnknownVotersKeepTheirSeats(t *testing.T) {
+	v := view(3, 0, "a:L b:V c:V")
+	v.Members = v.Members[:2] // a new leader has not heard of c yet
+	if c, ok := Next(v); ok {
+		t.Errorf("%v %s because gossip doesn't know it", c.Kind, label(c.Server))
+	}
+}
+
+func TestOfTwoReportsTheLivingOneCounts(t *testing.T) {
+	for _, order := range [][]bool{{true, false}, {false, true}} {
+		v := view(3, 0, "a:L b:V")
+		for _, alive := range order { // the same durable server before and after its restart
+			v.Members = append(v.Members, Candidate{Server: id("c"), Name: "c", Alive: alive, MayVote: true, Durable: true})
+		}
+		if c, ok := Next(v); !ok || c.Kind != AddNonvoter || c.Server != id("c") {
+			t.Errorf("reports %v: got %v %v", order, c, ok)
+		}
+	}
+}
+
+func TestProcessesWithoutAnIdentityAreNoCandidates(t *testing.T) {
+	v := view(3, 0, "a:L")
+	v.Members = append(v.Members, Candidate{Alive: true, MayVote: true})
+	if c, ok := Next(v); ok {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestSuccessor(t *testing.T) {
+	for _, c := range []struct{ name, group, want string }{
+		{"a leader that stays", "a:L b:V c:V", ""},
+		{"a leader that leaves", "a:Ll b:V c:V", "b"},
+		{"a durable one that leaves", "a:Ldl b:V c:V", "b"},
+		{"one that may no longer vote", "a:Lx b:V c:V", "b"},
+		{"to one that has the log and lives", "a:Ll b:Vc c:V- d:V", "d"},
+		{"to one that stays", "a:Ll b:Vdl c:V d:V", "c"},
+		{"not before its replacement sits", "a:Ll b:V c:V d:N", ""},
+		{"nobody is there", "a:Ll", ""},
+	} {
+		got, ok := Successor(view(3, 0, c.group))
+		if ok != (c.want != "") || ok && got != id(c.want) {
+			t.Errorf("%s (%s): got %q, %v, want %q", c.name, c.group, label(got), ok, c.want)
+		}
+	}
+}
