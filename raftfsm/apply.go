@@ -69,6 +69,8 @@ func (m *machine) command(c Command) Reply {
 		return m.endSilence(c)
 	case Noop:
 		return Reply{}
+	case Dissolve:
+		return m.dissolve(c)
 	}
 	return Reply{Code: wire.CodeInvalid, Text: fmt.Sprintf("unknown command %T", c)} // decoding lets none through
 }
@@ -95,6 +97,8 @@ func (m *machine) confirm(c Confirm) Reply {
 	switch {
 	case m.cluster.IsZero() || c.Cluster != m.cluster:
 		return Reply{Code: wire.CodeStale, Text: fmt.Sprintf("this is cluster %v, not %v", m.cluster, c.Cluster)}
+	case m.dissolved:
+		return Reply{Code: wire.CodeStale, Text: "the cluster was dissolved before it opened"}
 	case c.Server.IsZero():
 		return Reply{Code: wire.CodeInvalid, Text: "a founder without a server's UUID"}
 	case m.open:
@@ -112,6 +116,15 @@ func (m *machine) confirm(c Confirm) Reply {
 		m.fence = max(m.fence, uint64(m.clock))
 		m.res.Opened = true
 	}
+	return Reply{}
+}
+
+// dissolve ends a cluster that never opened.
+func (m *machine) dissolve(c Dissolve) Reply {
+	if m.open || m.cluster.IsZero() || c.Cluster != m.cluster {
+		return Reply{Code: wire.CodeStale}
+	}
+	m.dissolved = true
 	return Reply{}
 }
 

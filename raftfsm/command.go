@@ -31,7 +31,7 @@ type Entry struct {
 	Commands []Command
 }
 
-// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence and Noop.
+// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence, Noop and Dissolve.
 type Command interface {
 	encode(w *wire.Writer)
 }
@@ -46,6 +46,7 @@ const (
 	numConfirm    = 6
 	numEndSilence = 7
 	numNoop       = 8
+	numDissolve   = 9
 )
 
 type (
@@ -84,6 +85,10 @@ type (
 
 	// EndSilence ends the silence of Found if Term, in which it was timed, is not over. Reply: CodeOK, or CodeStale.
 	EndSilence struct{ Term uint64 }
+
+	// Dissolve ends a cluster that has not opened, for good: after it, no Confirm opens it. Reply: CodeOK, or CodeStale when it has opened
+	// or is another.
+	Dissolve struct{ Cluster wire.UUID }
 
 	// Noop does nothing. That it commits proves that its proposer leads.
 	Noop struct{}
@@ -165,6 +170,12 @@ func (c Noop) encode(w *wire.Writer) {
 	w.Uint(numNoop)
 }
 
+func (c Dissolve) encode(w *wire.Writer) {
+	w.Array(2)
+	w.Uint(numDissolve)
+	w.UUID(c.Cluster)
+}
+
 // DecodeEntry reads what Encode wrote. Its error matches wire.ErrMalformed or ErrVersion.
 func DecodeEntry(p []byte) (Entry, error) { return decodeEntry(wire.NewReader(p)) }
 
@@ -223,6 +234,8 @@ func decodeCommand(r *wire.Reader) Command {
 		want, c = 2, EndSilence{Term: r.Uint()}
 	case numNoop:
 		want, c = 1, Noop{}
+	case numDissolve:
+		want, c = 2, Dissolve{Cluster: r.UUID()}
 	default:
 		r.Fail("unknown command %d", num)
 	}

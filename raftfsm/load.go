@@ -11,7 +11,7 @@ import (
 // How the state's items are written to a snapshot, and how a state is built of them.
 
 func (s *state) encodeHeader(w *wire.Writer) {
-	w.Array(20)
+	w.Array(21)
 	w.Uint(Version)
 	w.Uint(s.index)
 	w.Uint(s.term)
@@ -20,6 +20,7 @@ func (s *state) encodeHeader(w *wire.Writer) {
 	w.Int(int64(s.voters))
 	w.Bool(s.open)
 	w.Bool(s.silent)
+	w.Bool(s.dissolved)
 	w.Int(s.clock)
 	encodeUUIDs(w, s.founders)
 	w.Uint(s.fence)
@@ -100,7 +101,7 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 		return header{}, r.Err()
 	case version > Version:
 		return header{}, versionError("snapshot", version)
-	case version == 0 || n != 20:
+	case version == 0 || n != 21:
 		r.Fail("header of version %d with %d fields", version, n)
 	}
 	l.index = r.Uint()
@@ -110,6 +111,7 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 	l.voters = number(r, MaxVoters)
 	l.open = r.Bool()
 	l.silent = r.Bool()
+	l.dissolved = r.Bool()
 	l.clock = r.Int()
 	l.founders = decodeUUIDs(r, MaxExpect)
 	l.fence = r.Uint()
@@ -123,6 +125,8 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 	switch {
 	case l.clock < 0 || l.clock > maxClock || l.fence >= fenceEnd:
 		r.Fail("clock %d, fence %d", l.clock, l.fence)
+	case l.dissolved && (l.open || l.cluster.IsZero()):
+		r.Fail("dissolved, and open or not founded")
 	case l.open && (l.cluster.IsZero() || len(l.founders) > 0) || !l.open && h.sessions > 0:
 		r.Fail("open %v with %d sessions, %d founders", l.open, h.sessions, len(l.founders))
 	}

@@ -185,6 +185,9 @@ func parseCommand(t *testing.T, line string) Command {
 			Nonce: id(a["nonce"]), Name: a["name"], Server: id(a["server"]), Instance: id(a["instance"]), TTL: 10_000,
 			Proof: wire.Proof{Boot: a["boot"], NetNS: "net", Bound: a["bound"], Dir: a["dir"]},
 		}
+		if a["started"] != "" {
+			c.Proof.Started = int64(a.uint("started"))
+		}
 		if a["previous"] != "" {
 			c.Previous = a.uint("previous")
 		}

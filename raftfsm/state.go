@@ -102,13 +102,14 @@ type trees struct {
 type state struct {
 	index, term uint64 // of the last entry applied
 
-	cluster  wire.UUID
-	expect   int
-	voters   int
-	open     bool // grants are possible
-	silent   bool // open, but holders of an earlier incarnation may live: nothing is granted until EndSilence
-	clock    int64
-	founders []wire.UUID // servers that have confirmed; only until the cluster opens; replaced, never changed in place
+	cluster   wire.UUID
+	expect    int
+	voters    int
+	open      bool // grants are possible
+	silent    bool // open, but holders of an earlier incarnation may live: nothing is granted until EndSilence
+	dissolved bool // ended before it opened: it never will
+	clock     int64
+	founders  []wire.UUID // servers that have confirmed; only until the cluster opens; replaced, never changed in place
 
 	fence       uint64 // the last that was given
 	lastSession uint64

@@ -69,6 +69,12 @@ func (v *View) Silent() bool       { return v.s.silent }
 // Dead lists the servers that were proven dead, the latest last: at most MaxDead, and not those that took a session since.
 func (v *View) Dead() []wire.UUID { return slices.Clone(v.s.dead) }
 
+// Dissolved says that the cluster ended before it opened.
+func (v *View) Dissolved() bool { return v.s.dissolved }
+
+// HasConfirmed says that server is among the founders of a cluster that has not opened yet.
+func (v *View) HasConfirmed(server wire.UUID) bool { return slices.Contains(v.s.founders, server) }
+
 // Confirmed counts the servers that have confirmed, until the cluster opens.
 func (v *View) Confirmed() int { return len(v.s.founders) }
 

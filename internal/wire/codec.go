@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -55,6 +56,7 @@ func (w *Writer) must(err error) {
 // decoder reads all its fields and asks Err once. Lengths are checked against the bytes that are left before anything is
 // allocated (msgpack's own Unmarshal allocates what a length claims; see docs/architecture.md).
 type Reader struct {
+	all []byte // what src reads
 	src bytes.Reader
 	dec *msgpack.Decoder
 	err error
@@ -70,6 +72,7 @@ func NewReader(p []byte) *Reader {
 
 // Reset makes r read p from its beginning and forget its error.
 func (r *Reader) Reset(p []byte) {
+	r.all = p
 	r.src.Reset(p)
 	r.dec.Reset(&r.src)
 	r.err = nil
@@ -138,7 +141,13 @@ func (r *Reader) Array(limit int) int {
 }
 
 // Blob reads a byte string of at most limit bytes into memory of its own.
-func (r *Reader) Blob(limit int) []byte {
+func (r *Reader) Blob(limit int) []byte { return bytes.Clone(r.raw(limit)) }
+
+// String reads a string of at most limit bytes.
+func (r *Reader) String(limit int) string { return string(r.raw(limit)) }
+
+// raw reads a byte string as a part of what r reads.
+func (r *Reader) raw(limit int) []byte {
 	if r.err != nil {
 		return nil
 	}
@@ -150,16 +159,14 @@ func (r *Reader) Blob(limit int) []byte {
 		r.Fail("string of %d bytes, limit %d, %d bytes left", n, limit, r.src.Len())
 		return nil
 	}
-	p := make([]byte, n)
-	return checked(r, p, r.dec.ReadFull(p))
+	from := len(r.all) - r.src.Len()
+	r.src.Seek(int64(n), io.SeekCurrent) // cannot fail: it stays inside
+	return r.all[from : from+n]
 }
-
-// String reads a string of at most limit bytes.
-func (r *Reader) String(limit int) string { return string(r.Blob(limit)) }
 
 // UUID reads a UUID.
 func (r *Reader) UUID() UUID {
-	p := r.Blob(len(UUID{}))
+	p := r.raw(len(UUID{}))
 	if r.err == nil && len(p) != len(UUID{}) {
 		r.Fail("a UUID of %d bytes", len(p))
 	}

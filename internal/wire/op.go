@@ -9,6 +9,7 @@ const (
 	MaxGroup = 64      // bytes in a group's name
 	MaxOps   = 4096    // operations in one message of a session
 	MaxFrame = 8 << 20 // bytes in one frame of a connection
+	MaxSeq   = 1 << 62 // sequence number of a request: far from where arithmetic on it would overflow
 )
 
 // OpKind says what an Op does. Values are part of the log's format: they are never renumbered.
@@ -80,8 +81,8 @@ func DecodeOp(r *Reader) Op {
 	if n != want {
 		r.Fail("operation %d with %d fields", o.Kind, n)
 	}
-	if o.Seq == 0 {
-		r.Fail("operation %d without a sequence number", o.Kind)
+	if o.Seq == 0 || o.Seq > MaxSeq {
+		r.Fail("operation %d with sequence number %d", o.Kind, o.Seq)
 	}
 	if want > 2 && o.Key == "" {
 		r.Fail("operation %d without a key", o.Kind)

@@ -3,18 +3,25 @@ package wire
 // MaxID bounds the strings by which a machine names itself in a Proof.
 const MaxID = 255
 
+// MaxTTL bounds a session's TTL, in milliseconds. API.md allows a minute; this only keeps arithmetic on it safe.
+const MaxTTL = 3_600_000
+
 // Proof is what a process can say of where it runs. Two processes of one name with equal proofs cannot both live.
 type Proof struct {
 	Boot  string // the running kernel's boot ID; "" where the system has none, which proves nothing
 	NetNS string // the network namespace
 	Bound string // the address that is really bound (not Advertise)
 	Dir   string // device and inode of DataDir's lock file, while it is locked; "" in memory
+
+	// Started orders the processes of one kernel: µs on its clock since boot when the address was bound and the file was locked.
+	// Without it a copy of a dead process's words that comes late would prove its successor dead.
+	Started int64
 }
 
 // ProvesDead says that a process with proof old is dead because one with proof p runs: the same kernel has given the same
-// address, or the same locked file, to another.
+// address, or the same locked file, to another, and not before.
 func (p Proof) ProvesDead(old Proof) bool {
-	if p.Boot == "" || p.Boot != old.Boot {
+	if p.Boot == "" || p.Boot != old.Boot || p.Started < old.Started {
 		return false
 	}
 	sameAddr := p.Bound != "" && p.Bound == old.Bound && p.NetNS != "" && p.NetNS == old.NetNS
@@ -24,19 +31,20 @@ func (p Proof) ProvesDead(old Proof) bool {
 
 // Encode appends p.
 func (p Proof) Encode(w *Writer) {
-	w.Array(4)
+	w.Array(5)
 	w.String(p.Boot)
 	w.String(p.NetNS)
 	w.String(p.Bound)
 	w.String(p.Dir)
+	w.Int(p.Started)
 }
 
 // DecodeProof reads a Proof.
 func DecodeProof(r *Reader) Proof {
-	if n := r.Array(4); n != 4 {
+	if n := r.Array(5); n != 5 {
 		r.Fail("proof with %d fields", n)
 	}
-	return Proof{Boot: r.String(MaxID), NetNS: r.String(MaxID), Bound: r.String(MaxAddr), Dir: r.String(MaxID)}
+	return Proof{Boot: r.String(MaxID), NetNS: r.String(MaxID), Bound: r.String(MaxAddr), Dir: r.String(MaxID), Started: r.Int()}
 }
 
 // CreateSession asks for a session. Nonce makes a resend meet the session that the first copy created.
@@ -71,7 +79,7 @@ func DecodeCreateSession(r *Reader) CreateSession {
 		Nonce: r.UUID(), Name: r.String(MaxName), Server: r.UUID(), Instance: r.UUID(), TTL: r.Int(),
 		Proof: DecodeProof(r), Previous: r.Uint(),
 	}
-	if c.Name == "" || c.TTL <= 0 || c.Nonce.IsZero() || c.Instance.IsZero() {
+	if c.Name == "" || c.TTL <= 0 || c.TTL > MaxTTL || c.Nonce.IsZero() || c.Instance.IsZero() {
 		r.Fail("session without a name, a time, a nonce or an instance")
 	}
 	return c

@@ -1,0 +1,107 @@
+package wire
+
+import (
+	"bytes"
+	"runtime"
+	"testing"
+)
+
+// A decoder may allocate allocFactor bytes for each of its input's, and allocConstant (its reader, an error's text, and what the
+// runtime does meanwhile) beside.
+const (
+	allocFactor   = 64
+	allocConstant = 64 << 10
+)
+
+// checkAllocation fails if decode allocates more than a decoder may for input. What other goroutines allocate meanwhile is not
+// told apart, so only a figure that comes again counts.
+func checkAllocation(t testing.TB, input []byte, decode func()) {
+	t.Helper()
+	limit := uint64(allocFactor*len(input) + allocConstant)
+	var got uint64
+	for range 3 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		decode()
+		runtime.ReadMemStats(&after)
+		if got = after.TotalAlloc - before.TotalAlloc; got <= limit {
+			return
+		}
+	}
+	t.Errorf("%d bytes allocated for %d of input, limit %d: %x", got, len(input), limit, input[:min(len(input), 100)])
+}
+
+// fuzzDecoder checks that decode never panics or allocates too much, and that what it lets through is written and read back to
+// the same bytes.
+func fuzzDecoder[T any](f *testing.F, decode func(*Reader) T, encode func(*Writer, T), seeds ...T) {
+	for _, s := range seeds {
+		w := NewWriter()
+		encode(w, s)
+		f.Add(bytes.Clone(w.Bytes()))
+		f.Add(bytes.Clone(w.Bytes()[:w.Len()/2]))
+	}
+	f.Add([]byte{0xdd, 0x00, 0xff, 0xff, 0xff})
+	f.Add(bytes.Repeat([]byte{0x91}, 1000)) // arrays in arrays
+	f.Fuzz(func(t *testing.T, p []byte) {
+		checkAllocation(t, p, func() { decode(NewReader(p)) })
+		r := NewReader(p)
+		v := decode(r)
+		if r.Err() != nil {
+			return
+		}
+		w := NewWriter()
+		encode(w, v)
+		again := NewReader(w.Bytes())
+		v = decode(again)
+		if err := again.End(); err != nil {
+			t.Fatalf("what was read of %x is written as %x: %v", p, w.Bytes(), err)
+		}
+		w2 := NewWriter()
+		if encode(w2, v); !bytes.Equal(w.Bytes(), w2.Bytes()) {
+			t.Fatalf("%x is written as %x, then as %x", p, w.Bytes(), w2.Bytes())
+		}
+	})
+}
+
+func FuzzOps(f *testing.F) {
+	fuzzDecoder(f, DecodeOps, EncodeOps,
+		[]Op{{Kind: OpAcquire, Seq: 1, Key: "sku-42"}, {Kind: OpAcquire, Seq: 2, Key: "sku-43", Try: true}},
+		[]Op{{Kind: OpFinish, Seq: 1}, {Kind: OpConfirm, Seq: 300}, {Kind: OpForce, Seq: 70_000, Key: "k"}, {Kind: OpForget, Seq: MaxSeq}},
+		nil)
+}
+
+func FuzzOutcomes(f *testing.F) {
+	fuzzDecoder(f, DecodeOutcomes, EncodeOutcomes,
+		[]Outcome{{Kind: OutGranted, Seq: 1, Fence: 1 << 52, Since: 1_700_000_000_000_000}},
+		[]Outcome{{Kind: OutFailed, Seq: 2, Code: CodeHeld, Text: `held by "web-1"`}, {Kind: OutEnded, Seq: 3}, {Kind: OutRevoked, Seq: 4, Code: CodeForced}})
+}
+
+func FuzzHello(f *testing.F) {
+	fuzzDecoder(f, DecodeHello, func(w *Writer, h Hello) {
+		if h.Version != ProtocolVersion {
+			h = Hello{Version: ProtocolVersion} // of another version nothing else is read
+		}
+		h.Encode(w)
+	}, Hello{Version: ProtocolVersion, Kind: KindRaft, Group: "distlock", Cluster: UUID{1}, Server: UUID{2}, Instance: UUID{3}, Name: "web-1", Target: UUID{4}})
+}
+
+func FuzzWelcome(f *testing.F) {
+	fuzzDecoder(f, DecodeWelcome, func(w *Writer, a Welcome) {
+		if a.Version != ProtocolVersion {
+			a = Welcome{Version: ProtocolVersion}
+		}
+		a.Encode(w)
+	}, Welcome{Version: ProtocolVersion, Refusal: RefusedCluster, Text: "of another cluster", Cluster: UUID{1}, Server: UUID{2}, Instance: UUID{3}, Name: "web-1"})
+}
+
+func FuzzSession(f *testing.F) {
+	fuzzDecoder(f, DecodeCreateSession, func(w *Writer, c CreateSession) { c.Encode(w) }, CreateSession{
+		Nonce: UUID{1}, Name: "web-1", Server: UUID{2}, Instance: UUID{3}, TTL: 10_000, Previous: 7,
+		Proof: Proof{Boot: "b", NetNS: "n", Bound: "127.0.0.1:7950", Dir: "8:1", Started: 9},
+	})
+}
+
+func FuzzSessionReply(f *testing.F) {
+	fuzzDecoder(f, DecodeSessionReply, func(w *Writer, s SessionReply) { s.Encode(w) },
+		SessionReply{Code: CodeNameTaken, Session: 1, Term: 2, Renewals: 3, Text: "lives"})
+}
