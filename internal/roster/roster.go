@@ -113,14 +113,12 @@ func Successor(v View) (wire.UUID, bool) {
 	if _, ok := Next(v); ok {
 		return wire.UUID{}, false
 	}
-	heirs := filter(p.voters, func(s wire.UUID) bool {
-		c := p.who[s]
-		return s != v.Leader && p.living(s) && c.CaughtUp && !c.Leaving && c.MayVote
-	})
-	if len(heirs) == 0 {
-		return wire.UUID{}, false
+	for _, s := range p.heirs() {
+		if p.who[s].CaughtUp {
+			return s, true
+		}
 	}
-	return heirs[0], true
+	return wire.UUID{}, false
 }
 
 // plan is a View made ready to be asked. All lists of servers are in the order of preference.
@@ -209,6 +207,11 @@ func (p *plan) present() int {
 	return len(filter(p.voters, func(s wire.UUID) bool { return !p.going(s) && !p.away(s) }))
 }
 
+// heirs are the voters that could lead in the leader's place.
+func (p *plan) heirs() []wire.UUID {
+	return filter(p.voters, func(s wire.UUID) bool { return s != p.Leader && p.eligible(s) })
+}
+
 // safe says that without voter s the living voters are still a majority of all voters, so that the change can commit and the next can
 // too. The last voter never goes, nor does the leader by its own hand: it hands over first (see Successor).
 func (p *plan) safe(s wire.UUID) bool {
@@ -287,10 +290,10 @@ func (p *plan) removeGoing() (Change, bool) {
 }
 
 // removeSurplus takes one of more voters than wanted: those that are away first, then the silent (here there is a choice, so silence
-// counts), then the youngest. A leader that is away is none of them: it hands over first.
+// counts), then the youngest. A leader that is away is none of them: it hands over first, if it can.
 func (p *plan) removeSurplus() (Change, bool) {
 	surplus := p.staying() - p.Voters
-	if p.away(p.Leader) {
+	if p.away(p.Leader) && len(p.heirs()) > 0 {
 		surplus--
 	}
 	if surplus <= 0 {

@@ -112,6 +112,7 @@ func TestNext(t *testing.T) {
 		{"until a standby has the log", 3, 1, "a:L b:V c:Vdl- d:N", "promote d"},
 		{"which then replaces it", 3, 1, "a:L b:V c:Vdl- d:V", "remove c"},
 		{"a durable leader that leaves is not replaced by removing another", 3, 1, "a:Ldl b:V c:V d:V", ""},
+		{"unless it has nobody to hand over to", 1, 0, "a:Ldl b:V-", "remove b"},
 
 		{"too many: who leaves first", 1, 0, "a:L b:Vl c:V", "remove b"},
 		{"too many: but not into a minority", 1, 0, "a:L b:Vl c:V-", "remove c"},
