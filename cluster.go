@@ -2,10 +2,21 @@ package distlock
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
 	"time"
+
+	"github.com/godistlock/distlock/internal/dashboard"
+	"github.com/godistlock/distlock/internal/node"
+	"github.com/godistlock/distlock/internal/session"
+	"github.com/godistlock/distlock/internal/wire"
 )
 
 // Join discovers peers by gossip, boots or joins the in-process Raft group and returns once this process can take locks (a leader
@@ -15,59 +26,341 @@ func Join(cfg Config) (*Cluster, error) { return JoinContext(context.Background(
 
 // JoinContext is Join; ctx bounds the joining only, not the Cluster's life.
 func JoinContext(ctx context.Context, cfg Config) (*Cluster, error) {
-	return nil, unsupported("Join")
+	return join(ctx, cfg, machine())
 }
 
 // Cluster is this process's membership. It implements Locker. It is safe for concurrent use. After Close or Leave everything but
 // Status, Done, Err and Close answers ErrClosed at once.
-type Cluster struct{}
+type Cluster struct {
+	settings  *settings
+	transport *transport
+	node      *node.Node
+	sessions  *session.Manager
+	watchers  sync.WaitGroup // the goroutines of Lock.Context
 
-// Lock is Locker's.
-func (c *Cluster) Lock(ctx context.Context, key string, opts ...LockOption) (*Lock, error) {
-	return nil, unsupported("Lock")
+	stopOnce sync.Once
+	leaving  chan struct{} // closed when Leave or Close began
+	leave    sync.Once
+	done     chan struct{}
+	err      error // written before done is closed
+	failed   chan error
+	owner    sync.WaitGroup // the goroutine that waits for failed
 }
 
-// TryLock is Locker's.
-func (c *Cluster) TryLock(ctx context.Context, key string, opts ...LockOption) (*Lock, error) {
-	return nil, unsupported("TryLock")
+func join(ctx context.Context, cfg Config, env surroundings) (*Cluster, error) {
+	s, err := cfg.settleOn(ctx, env.machine)
+	if err != nil {
+		return nil, fmt.Errorf("distlock: join: %w", err)
+	}
+	t, err := openTransport(s, env)
+	if err != nil {
+		return nil, fmt.Errorf("distlock: join: %w", err)
+	}
+	c := &Cluster{settings: s, transport: t, leaving: make(chan struct{}), done: make(chan struct{}), failed: make(chan error, 1)}
+	nc := t.nodeConfig(s, env, func(err error) { c.failed <- err })
+	if c.node, err = node.Start(nc); err != nil {
+		t.close()
+		return nil, fmt.Errorf("distlock: join: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.JoinTimeout)
+	defer cancel()
+	if err := c.openSession(ctx, nc, env); err != nil {
+		seen := c.describeSeen()
+		c.node.Close()
+		t.release()
+		return nil, fmt.Errorf("distlock: join group %q as %q: %w; %s", s.Group, s.Name, err, seen)
+	}
+	c.owner.Go(c.watchFailure) // ends with the Cluster
+	return c, nil
 }
 
-// LockAll is Locker's.
-func (c *Cluster) LockAll(ctx context.Context, keys []string, opts ...LockOption) (*Lock, error) {
-	return nil, unsupported("LockAll")
+// openSession waits for the first session, or for the end of ctx or of the node.
+func (c *Cluster) openSession(ctx context.Context, nc node.Config, env surroundings) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	opened := make(chan struct{})
+	go func() { // ends with openSession
+		defer close(opened)
+		c.sessions, err = session.Open(ctx, session.Config{
+			Connect: c.node.Link, Clock: env.clock, TTL: c.settings.SessionTTL, Name: c.settings.Name, Logger: c.settings.Logger,
+			Create: func(nonce wire.UUID, previous uint64) wire.CreateSession {
+				return wire.CreateSession{
+					Nonce: nonce, Name: c.settings.Name, Server: c.node.Server(), Instance: nc.Instance,
+					TTL: c.settings.SessionTTL.Milliseconds(), Proof: nc.Proof, Previous: previous,
+				}
+			},
+		})
+	}()
+	select {
+	case <-opened:
+		return err
+	case failure := <-c.failed:
+		cancel(failure)
+		<-opened
+		if err == nil {
+			c.sessions.Stop(ErrClosed)
+		}
+		return failure
+	}
 }
 
-// Do is Locker's.
-func (c *Cluster) Do(ctx context.Context, key string, fn func(ctx context.Context, fence Fence) error, opts ...LockOption) error {
-	return unsupported("Do")
+// describeSeen says who was seen and who was missing, for the error of a Join that came to nothing.
+func (c *Cluster) describeSeen() string {
+	seen, missing := c.node.Seen()
+	text := fmt.Sprintf("seen %d of the %d processes it needs", len(seen), c.settings.Expect)
+	if len(seen) > 0 {
+		text += " (" + strings.Join(seen, ", ") + ")"
+	}
+	if len(missing) > 0 {
+		text += "; nobody answered at " + strings.Join(missing, ", ")
+	}
+	if reason := c.node.Waiting(); reason != "" {
+		text += "; " + reason
+	}
+	return text + "; check Peers, that those processes run, and that TCP and UDP of the port pass between them"
+}
+
+// watchFailure stops the Cluster when its member can't go on.
+func (c *Cluster) watchFailure() {
+	select {
+	case err := <-c.failed:
+		c.stop(fmt.Errorf("%w: %w", ErrClosed, err))
+	case <-c.done:
+	}
+}
+
+// stop closes every Done, then gives up Raft, the port and the directory, in this order: whoever takes the port or the directory over may
+// rely on it.
+func (c *Cluster) stop(reason error) {
+	c.stopOnce.Do(func() {
+		c.leave.Do(func() { close(c.leaving) })
+		c.sessions.Stop(reason)
+		err := c.node.Close()
+		c.transport.release()
+		c.watchers.Wait()
+		c.err = errors.Join(reason, err)
+		close(c.done)
+	})
+	<-c.done
 }
 
 // Leave goes gracefully: it refuses new locks with ErrLeaving, waits until the held ones are unlocked or expire or ctx ends,
-// releases the rest, hands over leadership, leaves and stops. Done of every lock is closed before it returns, with ErrClosed.
-func (c *Cluster) Leave(ctx context.Context) error { return unsupported("Leave") }
+// releases the rest, hands over leadership, leaves and stops. Done of every lock is closed before it returns, with ErrClosed. Its error
+// says what ctx cut short; the Cluster has stopped all the same.
+func (c *Cluster) Leave(ctx context.Context) error {
+	if err := c.usable(); err != nil {
+		return err
+	}
+	first := false
+	c.leave.Do(func() { first = true; close(c.leaving) })
+	if !first { // another Leave, or Close, is at it
+		select {
+		case <-c.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	c.sessions.Refuse()
+	err := c.sessions.Drain(ctx)
+	// What follows must be tried even when ctx has ended: it is what spares the others the wait for our session to run out.
+	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveRest)
+	defer cancel()
+	if cerr := c.sessions.CloseSession(rest); cerr != nil {
+		err = errors.Join(err, cerr)
+	}
+	if rerr := c.node.Resign(rest); rerr != nil {
+		err = errors.Join(err, rerr)
+	}
+	c.stop(ErrClosed)
+	if err != nil {
+		return fmt.Errorf("distlock: leave: %w", err)
+	}
+	return nil
+}
+
+// leaveRest bounds what Leave does after the locks: ending the session, giving up the seat and the leadership.
+const leaveRest = 10 * time.Second
 
 // Close stops now, as a crash would: locks expire with the session. Done of every lock is closed before it returns, with ErrClosed.
-func (c *Cluster) Close() error { return unsupported("Close") }
+func (c *Cluster) Close() error {
+	c.stop(ErrClosed)
+	c.owner.Wait()
+	return nil
+}
 
 // Done is closed once the Cluster has stopped, for whatever reason.
-func (c *Cluster) Done() <-chan struct{} { return nil }
+func (c *Cluster) Done() <-chan struct{} { return c.done }
 
 // Err says why the Cluster has stopped; it is nil before.
-func (c *Cluster) Err() error { return nil }
+func (c *Cluster) Err() error {
+	select {
+	case <-c.done:
+		return c.err
+	default:
+		return nil
+	}
+}
+
+// usable is ErrClosed once the Cluster has stopped.
+func (c *Cluster) usable() error {
+	if err := c.Err(); err != nil {
+		return fmt.Errorf("distlock: %w", err)
+	}
+	return nil
+}
 
 // Status is what this process knows, and never blocks.
-func (c *Cluster) Status() Status { return Status{} }
+func (c *Cluster) Status() Status {
+	s := Status{Name: c.settings.Name, Addr: c.settings.Advertise}
+	for _, m := range c.node.Members() {
+		member := Member{Name: m.Name, Addr: m.Addr, Role: roleOf(m), Leader: m.Leader, State: State(m.State)}
+		if m.Self {
+			s.Role = member.Role
+		}
+		if m.Leader {
+			s.Leader = m.Name
+		}
+		s.Members = append(s.Members, member)
+	}
+	s.Ready = c.Err() == nil && c.sessions.Ready() && !c.isLeaving()
+	return s
+}
 
-// Handler serves the dashboard at /, JSON at /status, health at /livez and /readyz.
+func roleOf(m node.Member) Role {
+	switch {
+	case m.Voter:
+		return Voter
+	case m.Standby:
+		return Standby
+	default:
+		return Client
+	}
+}
+
+func (c *Cluster) isLeaving() bool {
+	select {
+	case <-c.leaving:
+		return true
+	default:
+		return false
+	}
+}
+
+// Handler serves the state as JSON at /status, and health: /livez is 200 until the Cluster has stopped, /readyz while this process can take
+// locks. The dashboard at / is not built yet: it answers 501.
 func (c *Cluster) Handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, unsupported("Handler").Error(), http.StatusNotImplemented)
+	return dashboard.New(dashboard.Source{
+		Status: func() any { return c.Status() },
+		Live:   func() error { return c.Err() },
+		Ready: func() error {
+			switch {
+			case c.Err() != nil:
+				return c.Err()
+			case c.isLeaving():
+				return ErrLeaving
+			case !c.Status().Ready:
+				return ErrNoQuorum
+			}
+			return nil
+		},
 	})
 }
 
-// LeaveOnSignal blocks until one of sig (default SIGINT, SIGTERM) or ctx, then leaves within timeout.
+// LeaveOnSignal blocks until one of sig (default SIGINT, SIGTERM), ctx or the end of c, then leaves within timeout. A second signal is
+// the program's own again. It returns Leave's error.
 func LeaveOnSignal(ctx context.Context, c *Cluster, timeout time.Duration, sig ...os.Signal) error {
-	return unsupported("LeaveOnSignal")
+	if len(sig) == 0 {
+		sig = []os.Signal{os.Interrupt, syscall.SIGTERM}
+	}
+	wait, stop := signal.NotifyContext(ctx, sig...)
+	defer stop()
+	select {
+	case <-wait.Done():
+	case <-c.Done():
+		return c.Err()
+	}
+	stop()
+	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	return c.Leave(leave)
+}
+
+// Locks lists the keys in use that begin with prefix, in key order, as of one moment after the call began: the leader commits an entry
+// first.
+func (c *Cluster) Locks(ctx context.Context, prefix string) ([]LockInfo, error) {
+	var out []LockInfo
+	q := node.Query{Kind: node.QueryLocks, Prefix: prefix}
+	for {
+		a, err := c.query(ctx, "locks", q)
+		if errors.Is(err, node.ErrPageGone) { // the leader changed in the middle of the listing: begin anew
+			out, q.After, q.Page = nil, "", 0
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range a.Locks {
+			info := LockInfo{Key: k.Key, Mode: Exclusive}
+			for _, h := range k.Holders {
+				info.Holders = append(info.Holders, Holder{Member: h.Member, Fence: Fence(h.Fence), Weight: 1, Since: time.UnixMicro(h.Since)})
+			}
+			for _, w := range k.Waiters {
+				info.Waiters = append(info.Waiters, Waiter{Member: w.Member, Since: time.UnixMicro(w.Since)})
+			}
+			out = append(out, info)
+		}
+		if a.Page == 0 {
+			return out, nil
+		}
+		q.Page, q.After = a.Page, a.Locks[len(a.Locks)-1].Key
+	}
+}
+
+func (c *Cluster) query(ctx context.Context, what string, q node.Query) (node.Answer, error) {
+	if err := c.usable(); err != nil {
+		return node.Answer{}, err
+	}
+	a, err := c.node.Query(ctx, q)
+	if err != nil {
+		if uerr := c.usable(); uerr != nil {
+			return node.Answer{}, uerr
+		}
+		return node.Answer{}, fmt.Errorf("distlock: %s: %w", what, err)
+	}
+	return a, nil
+}
+
+// Stats counts, linearizably. Not built yet: its error matches errors.ErrUnsupported.
+func (c *Cluster) Stats(ctx context.Context) (Stats, error) { return Stats{}, unsupported("Stats") }
+
+// CheckFence answers ErrStaleFence unless that very grant of that key is held now. It goes through the log.
+func (c *Cluster) CheckFence(ctx context.Context, key string, fence Fence) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	if fence == 0 {
+		return fmt.Errorf("%w fence 0: no grant has it", ErrInvalid)
+	}
+	a, err := c.query(ctx, "check fence", node.Query{Kind: node.QueryGrant, Key: key})
+	switch {
+	case err != nil:
+		return err
+	case !a.Found:
+		return fmt.Errorf("fence %d of %q: %w: the key is not held", fence, key, ErrStaleFence)
+	case a.Fence != uint64(fence):
+		return fmt.Errorf("fence %d of %q: %w: the grant held now has fence %d", fence, key, ErrStaleFence, a.Fence)
+	}
+	return nil
+}
+
+// ForceUnlock ends all grants of key; waiters stay. It returns once the holders have closed Done, or their sessions ended. A free
+// key is ErrNotHeld.
+func (c *Cluster) ForceUnlock(ctx context.Context, key string) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	return c.sessions.Force(ctx, key)
 }
 
 // Status is a process's view of the cluster.
@@ -105,25 +398,6 @@ const (
 	Failed  State = "failed"
 	Left    State = "left"
 )
-
-// Locks lists the keys in use that begin with prefix, linearizably.
-func (c *Cluster) Locks(ctx context.Context, prefix string) ([]LockInfo, error) {
-	return nil, unsupported("Locks")
-}
-
-// Stats counts, linearizably. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Stats(ctx context.Context) (Stats, error) { return Stats{}, unsupported("Stats") }
-
-// CheckFence answers ErrStaleFence unless that very grant of that key is held now. It goes through the log.
-func (c *Cluster) CheckFence(ctx context.Context, key string, fence Fence) error {
-	return unsupported("CheckFence")
-}
-
-// ForceUnlock ends all grants of key; waiters stay. It returns once the holders have closed Done, or their sessions ended. A free
-// key is ErrNotHeld.
-func (c *Cluster) ForceUnlock(ctx context.Context, key string) error {
-	return unsupported("ForceUnlock")
-}
 
 // Release ends a lock taken elsewhere, by its handle. Not built yet: its error matches errors.ErrUnsupported.
 func (c *Cluster) Release(ctx context.Context, h Handle) error { return unsupported("Release") }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/hashicorp/raft"
+	"pgregory.net/rapid"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected output of testdata/*.txt")
@@ -303,7 +304,7 @@ func dump(v *View) string {
 	return out.String()
 }
 
-func snapshotOf(t testing.TB, v *View) []byte {
+func snapshotOf(t rapid.TB, v *View) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	if err := v.WriteSnapshot(&buf); err != nil {

@@ -36,6 +36,7 @@ type Identity struct {
 	Accepted  wire.UUID         // the unconfirmed cluster whose invitation is accepted now, zero for none
 	Refused   []wire.UUID       // clusters refused for good, oldest first
 	Peers     map[string]string // address of each peer that was seen, by name
+	Founding  []byte            // what the first start has promised, as package founding encodes it
 
 	logged bool // a log was made for Server: without it the directory is damaged
 }
@@ -116,7 +117,7 @@ func writeDurably(path string, p []byte) error {
 // encodeIdentity writes magic, version, fields, checksum.
 func encodeIdentity(id Identity) []byte {
 	w := wire.NewWriter()
-	w.Array(9)
+	w.Array(10)
 	w.UUID(id.Server)
 	w.String(id.Group)
 	w.String(id.Name)
@@ -142,6 +143,7 @@ func encodeIdentity(id Identity) []byte {
 		w.String(name)
 		w.String(id.Peers[name])
 	}
+	w.Blob(id.Founding)
 	p := binary.BigEndian.AppendUint32([]byte(identityMagic), identityVersion)
 	p = append(p, w.Bytes()...)
 	return binary.BigEndian.AppendUint32(p, sum(nil, p))
@@ -164,7 +166,7 @@ func decodeIdentity(p []byte) (Identity, error) {
 		return Identity{}, corrupt("it has no version")
 	}
 	r := wire.NewReader(body[identityHeader:])
-	if n := r.Array(9); n != 9 {
+	if n := r.Array(10); n != 10 {
 		r.Fail("identity with %d fields", n)
 	}
 	id := Identity{
@@ -181,6 +183,7 @@ func decodeIdentity(p []byte) (Identity, error) {
 			id.Peers[name] = r.String(wire.MaxAddr)
 		}
 	}
+	id.Founding = r.Blob(maxIdentity)
 	if err := r.End(); err != nil {
 		return Identity{}, err
 	}

@@ -1,0 +1,152 @@
+package node
+
+import (
+	"sync"
+	"time"
+
+	"github.com/godistlock/distlock/raftfsm"
+)
+
+const (
+	maxBatchOps     = 1024 // operations in one entry; measured: more buys nothing
+	entriesInFlight = 2    // the next is gathered and sent while the last is on disk and on its way
+)
+
+// item is one thing that waits for an entry: a command, or (cmd nil) only the news that an entry proposed after it came has committed.
+type item struct {
+	cmd  raftfsm.Command
+	size int // operations in it
+	// done is called once, on a goroutine of the batcher, with the command's reply or the reason why its outcome is unknown.
+	// It must not block.
+	done func(raftfsm.Reply, error)
+}
+
+// batcher gathers all that comes while entries are in flight into the next one. It drains greedily, with no timer: under light load an
+// item goes at once and alone, under heavy load entries grow.
+type batcher struct {
+	term    uint64
+	propose func([]byte) proposal
+	lost    func() // called when a proposal fails: this lead is over
+
+	mu      sync.Mutex // guards waiting and closed
+	waiting []item
+	closed  bool
+	wake    chan struct{} // cap 1
+}
+
+// proposal is an entry on its way: wait returns its result.
+type proposal interface {
+	wait() (*raftfsm.Result, error)
+}
+
+func newBatcher(term uint64, propose func([]byte) proposal, lost func()) *batcher {
+	return &batcher{term: term, propose: propose, lost: lost, wake: make(chan struct{}, 1)}
+}
+
+// add queues it for the next entry.
+func (b *batcher) add(it item) {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		it.done(raftfsm.Reply{}, errNotLeading)
+		return
+	}
+	b.waiting = append(b.waiting, it)
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run proposes until done, then fails what still waits and waits for what is in flight.
+func (b *batcher) run(done <-chan struct{}) {
+	slots := make(chan struct{}, entriesInFlight)
+	var inFlight sync.WaitGroup
+	defer inFlight.Wait()
+	defer b.close()
+	for {
+		select {
+		case <-done:
+			return
+		case <-b.wake:
+		}
+		for {
+			select {
+			case slots <- struct{}{}:
+			case <-done:
+				return
+			}
+			items := b.take()
+			if len(items) == 0 {
+				<-slots
+				break
+			}
+			p := b.propose(b.encode(items))
+			inFlight.Add(1)
+			go func() { // ends when Raft has answered
+				defer inFlight.Done()
+				b.settle(items, p)
+				<-slots
+			}()
+		}
+	}
+}
+
+// take removes the items of the next entry: as many as fit.
+func (b *batcher) take() []item {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, ops := 0, 0
+	for n < len(b.waiting) && n < raftfsm.MaxCommands && (ops == 0 || ops+b.waiting[n].size <= maxBatchOps) {
+		ops += b.waiting[n].size
+		n++
+	}
+	items := b.waiting[:n:n]
+	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
+		b.waiting = nil
+	}
+	return items
+}
+
+func (b *batcher) encode(items []item) []byte {
+	e := raftfsm.Entry{Version: raftfsm.Version, Term: b.term, Wall: time.Now().UnixMicro()}
+	for _, it := range items {
+		if it.cmd != nil {
+			e.Commands = append(e.Commands, it.cmd)
+		}
+	}
+	return e.Encode()
+}
+
+// settle hands the entry's replies to its items, in order.
+func (b *batcher) settle(items []item, p proposal) {
+	r, err := p.wait()
+	if err != nil {
+		b.lost()
+		for _, it := range items {
+			it.done(raftfsm.Reply{}, err)
+		}
+		return
+	}
+	next := 0
+	for _, it := range items {
+		var reply raftfsm.Reply
+		if it.cmd != nil {
+			reply = r.Replies[next]
+			next++
+		}
+		it.done(reply, nil)
+	}
+}
+
+func (b *batcher) close() {
+	b.mu.Lock()
+	b.closed = true
+	rest := b.waiting
+	b.waiting = nil
+	b.mu.Unlock()
+	for _, it := range rest {
+		it.done(raftfsm.Reply{}, errNotLeading)
+	}
+}

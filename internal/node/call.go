@@ -1,0 +1,94 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/godistlock/distlock/internal/rpc"
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// callTimeout bounds one call to another process where the caller's context doesn't.
+const callTimeout = 2 * time.Second
+
+// noHandler serves a connection that was opened for one call: the other side asks nothing on it.
+type noHandler struct{}
+
+var errNoCalls = errors.New("this connection takes no calls")
+
+func (noHandler) Call(context.Context, *rpc.Conn, uint8, []byte) ([]byte, error) {
+	return nil, errNoCalls
+}
+func (noHandler) Message(*rpc.Conn, uint8, []byte) {}
+func (noHandler) Closed(*rpc.Conn)                 {}
+
+// call makes one call to a server of the cluster.
+func (n *Node) call(ctx context.Context, server wire.UUID, kind uint8, body []byte) ([]byte, error) {
+	addr, ok := n.addrOf(server)
+	if !ok {
+		return nil, fmt.Errorf("no address known of server %s", server)
+	}
+	return n.callAddr(ctx, addr, server, kind, body)
+}
+
+// callAddr makes one call to an address; a zero target takes whoever is there.
+func (n *Node) callAddr(ctx context.Context, addr string, target wire.UUID, kind uint8, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	conn, _, err := n.mux.Dial(ctx, addr, wire.KindCall, target)
+	if err != nil {
+		return nil, err
+	}
+	c := rpc.New(conn, noHandler{}, rpc.Options{})
+	defer c.Close()
+	return c.Call(ctx, kind, body)
+}
+
+// findLeader asks round until a server says that it leads.
+func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
+	asked := map[wire.UUID]bool{n.serverID(): true}
+	next := n.whoMightLead()
+	for len(next) > 0 && len(asked) <= maxHints {
+		server := next[0]
+		next = next[1:]
+		if server.IsZero() || asked[server] {
+			continue
+		}
+		asked[server] = true
+		actx, cancel := context.WithTimeout(ctx, linkTimeout)
+		body, err := n.call(actx, server, callWho, nil)
+		cancel()
+		if err != nil {
+			continue
+		}
+		reply, err := decodeLeadReply(body)
+		switch {
+		case err != nil:
+		case reply.leads:
+			return server, nil
+		case !reply.leader.IsZero():
+			n.remember(reply.leader, reply.addr)
+			next = append([]wire.UUID{reply.leader}, next...)
+		}
+	}
+	return wire.UUID{}, errors.New("no process answered that it leads")
+}
+
+// waitRetry waits for news or a little while; its error says that ctx or the node has ended.
+func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}) error {
+	t := time.NewTimer(linkRetry + rand.N(linkRetry))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-n.ctx.Done():
+	case <-changed:
+	case <-t.C:
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return n.ctx.Err()
+}

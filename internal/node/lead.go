@@ -1,0 +1,363 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/godistlock/distlock/internal/session"
+	"github.com/godistlock/distlock/internal/wire"
+	"github.com/godistlock/distlock/raftfsm"
+)
+
+// errNotLeading ends what was asked of a leader that leads no more. What had been proposed by then is of unknown outcome: its session asks
+// the next leader with the same sequence numbers.
+var errNotLeading = errors.New("this process does not lead")
+
+// lead is one term of leadership of this process: the batcher, the leases of the sessions and the ways to push to them. It begins when
+// Raft says that this process leads and ends for good when it doesn't, or when another term began.
+type lead struct {
+	group  *group
+	term   uint64
+	logger *slog.Logger
+	batch  *batcher
+	ready  chan struct{} // closed once an entry of this term has committed: from then on the state holds all that was ever committed
+	done   chan struct{} // closed by end
+	once   sync.Once
+	wg     sync.WaitGroup // batcher and expiry loop
+
+	mu      sync.Mutex // guards the fields below
+	leases  map[uint64]*lease
+	leaving map[wire.UUID]bool      // servers that asked to be taken out of the Raft group
+	shunned map[wire.UUID]time.Time // until when a process that would not take a seat is passed over
+	sinks   map[uint64]session.Sink // queues: they take what they are given and return
+	onEnd   map[any]func()          // what to tell when this lead is over, by who asked
+	wake    chan struct{}           // cap 1: a lease was added
+}
+
+// lease is what the leader remembers of a session's renewals. It is not replicated: a new leader begins anew with a full TTL.
+type lease struct {
+	ttl      time.Duration
+	last     time.Time // when the last renewal came in, on Go's monotonic clock
+	renewals uint64
+}
+
+func startLead(g *group, term uint64, propose func([]byte) proposal, logger *slog.Logger) *lead {
+	l := &lead{
+		group: g, term: term, logger: logger,
+		ready: make(chan struct{}), done: make(chan struct{}),
+		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()), leaving: make(map[wire.UUID]bool), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
+	}
+	l.batch = newBatcher(term, propose, l.endAsync)
+	l.wg.Go(func() { l.batch.run(l.done) }) // both end with done
+	l.wg.Go(l.expireLoop)
+	return l
+}
+
+// endAsync ends the lead without waiting for its goroutines: they call it.
+func (l *lead) endAsync() {
+	l.once.Do(func() {
+		close(l.done)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, tell := range l.onEnd {
+			tell()
+		}
+		l.onEnd = nil
+	})
+}
+
+// whenOver calls tell once, without waiting for it to do much, when the lead is over; false: it is over already. who can withdraw it.
+func (l *lead) whenOver(who any, tell func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.onEnd == nil {
+		return false
+	}
+	l.onEnd[who] = tell
+	return true
+}
+
+func (l *lead) withdraw(who any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.onEnd, who)
+}
+
+// end stops proposing and waits for what is in flight, which Raft answers once it has stepped down. Links that were given out end with
+// done. Where the disk hangs Raft's main loop answers nobody: then the goroutines that wait for it end when the disk does.
+func (l *lead) end() {
+	l.endAsync()
+	gone := make(chan struct{})
+	go func() { // ends with the lead's goroutines
+		l.wg.Wait()
+		close(gone)
+	}()
+	t := time.NewTimer(endPatience)
+	defer t.Stop()
+	select {
+	case <-gone:
+	case <-t.C:
+	}
+}
+
+const endPatience = 2 * time.Second
+
+// begin commits an entry of the lead's own term and then gives every session a full TTL: the leader before may have answered a renewal just
+// before it ended.
+func (l *lead) begin() error {
+	if err := l.prove(context.Background()); err != nil {
+		return err
+	}
+	now := time.Now()
+	l.mu.Lock()
+	for _, s := range l.group.fsm.View().Sessions() {
+		if l.leases[s.ID] == nil {
+			l.leases[s.ID] = &lease{ttl: s.TTL, last: now}
+		}
+	}
+	l.mu.Unlock()
+	close(l.ready)
+	return nil
+}
+
+func (l *lead) isReady() bool {
+	select {
+	case <-l.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// propose puts one command into the log and waits for its reply.
+func (l *lead) propose(ctx context.Context, c raftfsm.Command) (raftfsm.Reply, error) {
+	type answer struct {
+		reply raftfsm.Reply
+		err   error
+	}
+	ch := make(chan answer, 1)
+	l.batch.add(item{cmd: c, done: func(r raftfsm.Reply, err error) { ch <- answer{r, err} }})
+	select {
+	case a := <-ch:
+		return a.reply, a.err
+	case <-ctx.Done():
+		return raftfsm.Reply{}, ctx.Err()
+	case <-l.done:
+		return raftfsm.Reply{}, errNotLeading
+	}
+}
+
+// prove returns once an entry that was proposed after the call has committed: then this process led at some moment of the call, and its
+// state holds all that was committed before it. (raft.VerifyLeader proves neither; see HAZARDS in docs/architecture.md.)
+func (l *lead) prove(ctx context.Context) error {
+	ch := make(chan error, 1)
+	l.batch.add(item{done: func(_ raftfsm.Reply, err error) { ch <- err }})
+	select {
+	case err := <-ch:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.done:
+		return errNotLeading
+	}
+}
+
+// observe takes each entry's result in commit order: it keeps the leases in step with the sessions and pushes outcomes to their owners.
+func (l *lead) observe(r *raftfsm.Result) {
+	l.mu.Lock()
+	for _, id := range r.Ended {
+		delete(l.leases, id)
+	}
+	now := time.Now()
+	for _, id := range r.Created { // created, or met again by a resent creation
+		if s, ok := l.group.fsm.Session(id); ok {
+			l.leases[id] = &lease{ttl: s.TTL, last: now}
+		}
+	}
+	if len(r.Created) > 0 {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
+	l.pushLocked(r.Outcomes)
+	for _, id := range r.Ended {
+		if s := l.sinks[id]; s != nil {
+			s.Renewed(id, 0, false)
+			delete(l.sinks, id)
+		}
+	}
+	l.mu.Unlock()
+}
+
+// pushLocked hands the outcomes to their sessions' sinks, one call per session and entry. Sinks don't block.
+func (l *lead) pushLocked(outs []raftfsm.Routed) {
+	if len(outs) == 0 || len(l.sinks) == 0 {
+		return
+	}
+	if len(outs) == 1 {
+		if s := l.sinks[outs[0].Session]; s != nil {
+			s.Outcomes(outs[0].Session, []wire.Outcome{outs[0].Outcome})
+		}
+		return
+	}
+	bySession := make(map[uint64][]wire.Outcome, 4)
+	var order []uint64
+	for _, o := range outs {
+		if l.sinks[o.Session] == nil {
+			continue
+		}
+		if bySession[o.Session] == nil {
+			order = append(order, o.Session)
+		}
+		bySession[o.Session] = append(bySession[o.Session], o.Outcome)
+	}
+	for _, id := range order {
+		l.sinks[id].Outcomes(id, bySession[id])
+	}
+}
+
+// attach makes sink the way to session's owner and tells it again what it must know: the grants that were revoked meanwhile. Outcomes of
+// open requests come when the owner sends those again.
+func (l *lead) attach(id uint64, sink session.Sink) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sinks[id] = sink
+	if outs := l.group.fsm.View().Revoked(id); len(outs) > 0 {
+		sink.Outcomes(id, outs)
+	}
+}
+
+// detach forgets sink, unless another took its place.
+func (l *lead) detach(id uint64, sink session.Sink) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sinks[id] == sink {
+		delete(l.sinks, id)
+	}
+}
+
+// submit puts a session's operations into the next entry. Outcomes come through the sink.
+func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink) {
+	l.batch.add(item{cmd: raftfsm.Ops{Session: id, Ops: ops}, size: len(ops), done: func(r raftfsm.Reply, err error) {
+		if err == nil && r.Code == wire.CodeGone {
+			sink.Renewed(id, 0, false)
+		}
+	}})
+}
+
+// renew notes the renewal now and answers it once an entry proposed from now on has committed, if the session stands in the state then.
+func (l *lead) renew(id, attempt uint64, sink session.Sink) {
+	l.mu.Lock()
+	if s := l.leases[id]; s != nil {
+		s.last = time.Now()
+		s.renewals++
+	}
+	l.mu.Unlock()
+	l.batch.add(item{done: func(_ raftfsm.Reply, err error) {
+		if err != nil {
+			return // this process may not lead any more: no answer is the right one
+		}
+		_, stands := l.group.fsm.Session(id)
+		sink.Renewed(id, attempt, stands)
+	}})
+}
+
+// create creates a session, or tells who has its name.
+func (l *lead) create(ctx context.Context, c wire.CreateSession) (wire.SessionReply, error) {
+	r, err := l.propose(ctx, raftfsm.Create{CreateSession: c})
+	if err != nil {
+		return wire.SessionReply{}, err
+	}
+	reply := wire.SessionReply{Code: r.Code, Session: r.Session, Term: l.term, Text: r.Text}
+	if r.Code == wire.CodeNameTaken {
+		l.mu.Lock()
+		if s := l.leases[r.Session]; s != nil {
+			reply.Renewals = s.renewals
+		}
+		l.mu.Unlock()
+	}
+	return reply, nil
+}
+
+// closeSession ends a session at its owner's wish. One that is gone already is what was wished for.
+func (l *lead) closeSession(ctx context.Context, id uint64) error {
+	_, err := l.propose(ctx, raftfsm.Close{Session: id})
+	return err
+}
+
+// expireLoop proposes the end of each session that was not renewed for its TTL. One timer stands for all of them.
+func (l *lead) expireLoop() {
+	select {
+	case <-l.ready:
+	case <-l.done:
+		return
+	}
+	t := time.NewTimer(0)
+	defer t.Stop()
+	due := time.Now()
+	for {
+		select {
+		case <-l.done:
+			return
+		case <-l.wake:
+		case <-t.C:
+			// A loop that wakes late was itself paused or starved, and renewals may lie unread in the sockets: all get that time on top.
+			if late := time.Since(due); late > expiryTick {
+				l.prolong(late)
+			}
+			l.expire()
+		}
+		next := l.nextExpiry()
+		due = time.Now().Add(next)
+		t.Reset(next)
+	}
+}
+
+// expiryTick bounds how long the expiry loop sleeps, so that it notices a pause of its own process, and how long an expiry may come late.
+const expiryTick = 100 * time.Millisecond
+
+func (l *lead) prolong(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.leases {
+		s.last = s.last.Add(d)
+	}
+}
+
+func (l *lead) nextExpiry() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.leases) == 0 {
+		return time.Hour
+	}
+	return expiryTick
+}
+
+// expire proposes an Expire for each lease that ran out, carrying the term and what the state said of the session.
+func (l *lead) expire() {
+	now := time.Now()
+	var due []uint64
+	l.mu.Lock()
+	for id, s := range l.leases {
+		if now.Sub(s.last) >= s.ttl {
+			due = append(due, id)
+			s.last = now // asked once; asked again only if it still stands a TTL from now
+		}
+	}
+	l.mu.Unlock()
+	if len(due) == 0 {
+		return
+	}
+	for _, id := range due {
+		s, ok := l.group.fsm.Session(id)
+		if !ok {
+			continue
+		}
+		l.logger.Warn("session expired: its process renewed it no more", "member", s.Name, "session", id, "ttl", s.TTL)
+		l.batch.add(item{cmd: raftfsm.Expire{Session: id, Term: l.term, Seen: s.Renewed}, done: func(raftfsm.Reply, error) {}})
+	}
+}

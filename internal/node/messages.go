@@ -1,0 +1,121 @@
+package node
+
+import (
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// leadReply answers callLead and callWho.
+type leadReply struct {
+	leads           bool
+	leader          wire.UUID // zero when none is known
+	addr            string
+	applied         uint64    // the answering server's own progress in the log
+	cluster         wire.UUID // what the answering server's log says, as are the next two
+	open, dissolved bool
+}
+
+func encodeLeadReply(a leadReply) []byte {
+	w := wire.NewWriter()
+	w.Array(7)
+	w.Bool(a.leads)
+	w.UUID(a.leader)
+	w.String(a.addr)
+	w.Uint(a.applied)
+	w.UUID(a.cluster)
+	w.Bool(a.open)
+	w.Bool(a.dissolved)
+	return w.Bytes()
+}
+
+func decodeLeadReply(body []byte) (leadReply, error) {
+	r := wire.NewReader(body)
+	if n := r.Array(7); n != 7 {
+		r.Fail("leader reply with %d fields", n)
+	}
+	a := leadReply{leads: r.Bool(), leader: r.UUID(), addr: r.String(wire.MaxAddr), applied: r.Uint()}
+	a.cluster, a.open, a.dissolved = r.UUID(), r.Bool(), r.Bool()
+	return a, r.End()
+}
+
+// confirmCall says that the sender belongs to the cluster for good.
+type confirmCall struct {
+	cluster, server, instance wire.UUID
+	name                      string
+	clock                     int64 // microseconds since 1970
+}
+
+func (c confirmCall) encode() []byte {
+	w := wire.NewWriter()
+	w.Array(5)
+	w.UUID(c.cluster)
+	w.UUID(c.server)
+	w.UUID(c.instance)
+	w.String(c.name)
+	w.Int(c.clock)
+	return w.Bytes()
+}
+
+func decodeConfirmCall(body []byte) (confirmCall, error) {
+	r := wire.NewReader(body)
+	if n := r.Array(5); n != 5 {
+		r.Fail("confirmation with %d fields", n)
+	}
+	c := confirmCall{cluster: r.UUID(), server: r.UUID(), instance: r.UUID(), name: r.String(wire.MaxName), clock: r.Int()}
+	return c, r.End()
+}
+
+// encodeUUID and decodeUUID are the bodies of callEnlist (the cluster) and callResign (the server that leaves).
+func encodeUUID(u wire.UUID) []byte {
+	w := wire.NewWriter()
+	w.UUID(u)
+	return w.Bytes()
+}
+
+func decodeUUID(body []byte) (wire.UUID, error) {
+	r := wire.NewReader(body)
+	u := r.UUID()
+	return u, r.End()
+}
+
+// Query is a linearizable read.
+type Query struct {
+	Kind   QueryKind
+	Key    string // QueryGrant
+	Prefix string // QueryLocks
+	After  string // QueryLocks: the last key of the page before
+	Page   uint64 // QueryLocks: which held view the page comes from; 0 takes a new one
+}
+
+// QueryKind says what a Query asks.
+type QueryKind uint8
+
+const (
+	QueryGrant QueryKind = 1
+	QueryLocks QueryKind = 2
+	QueryStats QueryKind = 3
+)
+
+func (q Query) encode() []byte {
+	w := wire.NewWriter()
+	w.Array(5)
+	w.Uint(uint64(q.Kind))
+	w.String(q.Key)
+	w.String(q.Prefix)
+	w.String(q.After)
+	w.Uint(q.Page)
+	return w.Bytes()
+}
+
+func decodeQuery(body []byte) (Query, error) {
+	r := wire.NewReader(body)
+	if n := r.Array(5); n != 5 {
+		r.Fail("query with %d fields", n)
+	}
+	kind := r.Uint()
+	q := Query{Key: r.String(wire.MaxKey), Prefix: r.String(wire.MaxKey), After: r.String(wire.MaxKey), Page: r.Uint()}
+	if kind > 255 {
+		r.Fail("query %d", kind)
+	}
+	q.Kind = QueryKind(kind)
+	return q, r.End()
+}

@@ -1,0 +1,427 @@
+// Package node is one process's part in the cluster: gossip, the first start, Raft's life, and, where this process leads, the batcher,
+// the leases and the pushes. Package session is the other half: what a process does with its locks.
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/hclogx"
+	"github.com/godistlock/distlock/internal/mux"
+	"github.com/godistlock/distlock/internal/raftlog"
+	"github.com/godistlock/distlock/internal/rpc"
+	"github.com/godistlock/distlock/internal/session"
+	"github.com/godistlock/distlock/internal/wire"
+	"github.com/godistlock/distlock/raftfsm"
+)
+
+// Config is what a Node needs. Sockets come open: transport.go made them.
+type Config struct {
+	Name     string
+	Group    string
+	Instance wire.UUID
+	Addr     string // what peers dial
+	Proof    wire.Proof
+	Listener net.Listener
+	Packets  net.PacketConn
+	Dial     func(ctx context.Context, addr string) (net.Conn, error)
+	Dir      string           // "" in memory
+	Identity raftlog.Identity // as stored in Dir; zero for a newcomer
+	Expect   int
+	Voters   int
+	MayVote  bool
+	Alone    bool   // no Peers and no Discover
+	Loopback bool   // bound to loopback: a lone process need not listen for others first
+	SelfAddr string // where this process reaches its own port
+	Seeds    func(context.Context) ([]string, error)
+	Logger   *slog.Logger
+	Failed   func(error) // the member can't go on (a store failed, …); called at most once, on a goroutine of its own
+}
+
+// Node is one process's membership. Safe for concurrent use.
+type Node struct {
+	cfg    Config
+	logger *slog.Logger
+	mux    *mux.Mux
+	gossip *gossip.Gossip
+	life   *life
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // all goroutines of this package but a group's own
+
+	group atomic.Pointer[group] // written by the life loop only; nil while this process runs no Raft
+	lead  atomic.Pointer[lead]  // written by the lead loop only; nil while this process does not lead
+
+	pages    pages
+	failOnce sync.Once
+	resigned atomic.Bool // this process is leaving: it wants no seat
+
+	mu          sync.Mutex // guards the fields below
+	ident       raftlog.Identity
+	open        bool                 // the cluster is known to have opened
+	raftCluster wire.UUID            // the cluster whose Raft streams are taken and opened; zero while Raft does not run
+	addrs       map[wire.UUID]string // last known address of each server
+	last        wire.UUID            // the leader that the last link went to
+	changed     chan struct{}        // closed and replaced when leadership or membership moved
+	peers       map[*peerConn]*rpc.Conn
+	closed      bool
+}
+
+// Start opens the node: it listens, gossips and begins to look for its cluster.
+func Start(cfg Config) (*Node, error) {
+	n := &Node{
+		cfg: cfg, logger: cfg.Logger, ident: cfg.Identity,
+		addrs: make(map[wire.UUID]string), changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
+	}
+	saved, err := n.restoreIdentity()
+	if err != nil {
+		return nil, err
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Logger: cfg.Logger})
+	n.gossip, err = gossip.Start(gossip.Config{
+		Self: n.meta(), Group: cfg.Group, Packets: cfg.Packets, Logger: cfg.Logger, Seeds: n.seeds,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			conn, _, err := n.mux.Dial(ctx, addr, wire.KindGossip, wire.UUID{})
+			return conn, err
+		},
+		Accept: func(ctx context.Context) (net.Conn, error) {
+			select {
+			case c, ok := <-n.mux.Accept(wire.KindGossip):
+				if !ok {
+					return nil, net.ErrClosed
+				}
+				return c, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		},
+	})
+	if err != nil {
+		n.cancel()
+		return nil, errors.Join(err, n.mux.Close())
+	}
+	n.life = newLife(n, saved)
+	n.wg.Go(n.acceptCalls) // all three end with ctx
+	n.wg.Go(n.life.run)
+	n.wg.Go(n.leadLoop)
+	return n, nil
+}
+
+func (n *Node) clusterID() wire.UUID {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ident.Cluster
+}
+
+func (n *Node) serverID() wire.UUID {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ident.Server
+}
+
+// hello is what this process says of itself when it opens a stream.
+func (n *Node) hello(kind wire.Kind, target wire.UUID) wire.Hello {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	cluster := n.ident.Cluster
+	if kind == wire.KindRaft {
+		cluster = n.raftCluster
+	}
+	return wire.Hello{
+		Version: wire.ProtocolVersion, Kind: kind, Group: n.cfg.Group, Cluster: cluster, Server: n.ident.Server,
+		Instance: n.cfg.Instance, Name: n.cfg.Name, Target: target,
+	}
+}
+
+// admit decides on a stream that another process opened. Raft's must be of this cluster and meant for this very server.
+func (n *Node) admit(h wire.Hello) wire.Welcome {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := wire.Welcome{
+		Version: wire.ProtocolVersion, Cluster: n.ident.Cluster, Server: n.ident.Server, Instance: n.cfg.Instance, Name: n.cfg.Name,
+	}
+	refuse := func(why wire.Refusal, text string) wire.Welcome {
+		a.Refusal, a.Text = why, text
+		return a
+	}
+	switch {
+	case h.Version != wire.ProtocolVersion:
+		return refuse(wire.RefusedVersion, "this process speaks another version of the protocol")
+	case h.Group != n.cfg.Group:
+		return refuse(wire.RefusedGroup, "this process is of group "+n.cfg.Group)
+	case !h.Target.IsZero() && h.Target != n.ident.Server:
+		return refuse(wire.RefusedTarget, "another server has this address now")
+	case h.Kind == wire.KindRaft && n.raftCluster.IsZero():
+		return refuse(wire.RefusedMuted, "this process runs no Raft")
+	case h.Kind == wire.KindRaft && (h.Target.IsZero() || h.Cluster.IsZero() || h.Cluster != n.raftCluster):
+		return refuse(wire.RefusedCluster, "Raft's streams are taken from this cluster only")
+	case h.Kind == wire.KindCall && n.open && !h.Cluster.IsZero() && h.Cluster != n.ident.Cluster:
+		return refuse(wire.RefusedCluster, "this process is of another cluster")
+	}
+	return a
+}
+
+// acceptCalls serves the connections of other processes.
+func (n *Node) acceptCalls() {
+	calls := n.mux.Accept(wire.KindCall)
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case c, ok := <-calls:
+			if !ok {
+				return
+			}
+			n.servePeer(c)
+		}
+	}
+}
+
+func (n *Node) servePeer(c *mux.Conn) {
+	p := &peerConn{node: n, hello: c.Hello()}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		c.Close()
+		return
+	}
+	n.peers[p] = rpc.New(c, p, rpc.Options{})
+}
+
+// forgetPeer is called by the connection when it is gone.
+func (n *Node) forgetPeer(p *peerConn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.peers, p)
+}
+
+// notify wakes all who wait for news of leadership or membership.
+func (n *Node) notify() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// Changed is closed when leadership, openness or role moved; ask again for the next.
+func (n *Node) Changed() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.changed
+}
+
+// fail stops the member for a reason: its Raft traffic first, then whatever the owner does in Failed.
+func (n *Node) fail(err error) {
+	n.failOnce.Do(func() {
+		n.mux.Mute(wire.KindRaft, true)
+		n.logger.Error("this member stops", "error", err)
+		go n.cfg.Failed(err) // its owner waits for it
+	})
+}
+
+// startGroup runs Raft on this process. The life loop calls it.
+func (n *Node) startGroup(bootstrap bool, voters []wire.UUID) (*group, error) {
+	server := n.serverID()
+	cfg := groupConfig{
+		server: server, dir: n.cfg.Dir, logger: hclogx.New(n.logger),
+		streams: newStreamLayer(server, n.mux, n.addrOf),
+		observe: n.observe, poison: n.fail,
+		mute: func(on bool) { n.mux.Mute(wire.KindRaft, on) },
+	}
+	g, err := startGroup(cfg, firstConfiguration(bootstrap, voters))
+	if err != nil {
+		return nil, err
+	}
+	n.group.Store(g)
+	return g, nil
+}
+
+func (n *Node) observe(r *raftfsm.Result) {
+	if l := n.lead.Load(); l != nil {
+		l.observe(r)
+	}
+	if r.Opened {
+		n.notify() // the life loop tells the machine
+	}
+}
+
+// Open says whether the cluster is known to have opened.
+func (n *Node) Open() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.open
+}
+
+// Link finds the leader and opens a session's way to it. It blocks until there is one or ctx ends.
+func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error) {
+	for {
+		changed := n.Changed()
+		if k := n.tryLink(ctx, sink); k != nil {
+			return k, nil
+		}
+		if err := n.waitRetry(ctx, changed); err != nil {
+			return nil, err
+		}
+	}
+}
+
+const (
+	linkRetry   = 25 * time.Millisecond
+	linkTimeout = 300 * time.Millisecond // of one attempt to reach one process
+	maxHints    = 4                      // processes asked in one round
+)
+
+func (n *Node) tryLink(ctx context.Context, sink session.Sink) session.Link {
+	if l := n.lead.Load(); l != nil && l.isReady() {
+		if k, ok := newLocalLink(l, sink); ok {
+			return k
+		}
+	}
+	asked := map[wire.UUID]bool{n.serverID(): true}
+	next := n.whoMightLead()
+	for len(next) > 0 && len(asked) <= maxHints {
+		server := next[0]
+		next = next[1:]
+		if asked[server] || server.IsZero() {
+			continue
+		}
+		asked[server] = true
+		k, hint := n.linkTo(ctx, server, sink)
+		if k != nil {
+			n.mu.Lock()
+			n.last = server
+			n.mu.Unlock()
+			return k
+		}
+		if !hint.IsZero() {
+			next = append([]wire.UUID{hint}, next...)
+		}
+	}
+	return nil
+}
+
+// linkTo asks one server to be the leader; if it isn't, it may know who is.
+func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink) (session.Link, wire.UUID) {
+	addr, ok := n.addrOf(server)
+	if !ok {
+		return nil, wire.UUID{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
+	defer cancel()
+	conn, _, err := n.mux.Dial(ctx, addr, wire.KindCall, server)
+	if err != nil {
+		return nil, wire.UUID{}
+	}
+	k := &remoteLink{sink: sink, done: make(chan struct{})}
+	k.conn = rpc.New(conn, k, rpc.Options{})
+	body, err := k.conn.Call(ctx, callLead, nil)
+	if err != nil {
+		k.Close()
+		return nil, wire.UUID{}
+	}
+	reply, err := decodeLeadReply(body)
+	if err != nil || !reply.leads {
+		k.Close()
+		if err == nil && reply.addr != "" {
+			n.remember(reply.leader, reply.addr)
+		}
+		return nil, reply.leader
+	}
+	return k, wire.UUID{}
+}
+
+// whoMightLead lists servers to ask, the likeliest first: what Raft says here, who says so by gossip, the last leader, any voter.
+func (n *Node) whoMightLead() []wire.UUID {
+	var out []wire.UUID
+	if g := n.group.Load(); g != nil {
+		out = append(out, g.leader())
+	}
+	cluster := n.clusterID()
+	var voters []wire.UUID
+	for _, m := range n.gossip.Members() {
+		if m.Cluster != cluster || m.State == gossip.Failed || m.State == gossip.Left {
+			continue
+		}
+		if m.Leader {
+			out = append(out, m.Server)
+		} else if m.Voter {
+			voters = append(voters, m.Server)
+		}
+	}
+	n.mu.Lock()
+	out = append(out, n.last)
+	n.mu.Unlock()
+	rand.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
+	out = append(out, voters...)
+	if len(voters) == 0 { // restarted, and gossip has not come round yet: ask those that were stored
+		n.mu.Lock()
+		for u := range n.addrs {
+			out = append(out, u)
+		}
+		n.mu.Unlock()
+	}
+	return out
+}
+
+// leading is this process's lead once that is ready; nil when it does not lead. It waits for a lead that begins, within ctx.
+func (n *Node) leading(ctx context.Context) *lead {
+	l := n.lead.Load()
+	if l == nil {
+		return nil
+	}
+	select {
+	case <-l.ready:
+		return l
+	case <-l.done:
+	case <-ctx.Done():
+	case <-n.ctx.Done():
+	}
+	return nil
+}
+
+// leaderHint is the leader as Raft or gossip know it here.
+func (n *Node) leaderHint() (wire.UUID, string) {
+	if g := n.group.Load(); g != nil {
+		if u := g.leader(); !u.IsZero() {
+			addr, _ := n.addrOf(u)
+			return u, addr
+		}
+	}
+	cluster := n.clusterID()
+	for _, m := range n.gossip.Members() {
+		if m.Leader && m.Cluster == cluster && m.State == gossip.Alive {
+			return m.Server, m.Addr
+		}
+	}
+	return wire.UUID{}, ""
+}
+
+// Close stops everything at once, as a crash would, and waits for it.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return nil
+	}
+	n.closed = true
+	peers := make([]*rpc.Conn, 0, len(n.peers))
+	for _, c := range n.peers {
+		peers = append(peers, c)
+	}
+	n.mu.Unlock()
+	n.cancel()
+	n.wg.Wait() // the lead loop ends the lead, the life loop stops Raft
+	for _, c := range peers {
+		c.Close()
+	}
+	err := n.life.stopGroup()
+	return errors.Join(err, n.gossip.Close(), n.mux.Close())
+}

@@ -1,0 +1,141 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+const (
+	// transferPatience bounds a leadership transfer, which can hang (raft #696); after it an election does the same, only slower.
+	transferPatience = 2 * time.Second
+	// gossipPatience bounds telling the others that this process goes.
+	gossipPatience = time.Second
+)
+
+// Resign gives up what this process is in the cluster, in an order that leaves a majority at each step: in memory its seat goes to another
+// (with a DataDir it keeps it for its return), then the leadership, then its place in gossip. It returns an error when ctx cut it short;
+// the others then find out by themselves.
+func (n *Node) Resign(ctx context.Context) error {
+	if n.resigned.Swap(true) {
+		return nil
+	}
+	n.gossip.Update(n.meta())
+	err := n.giveUpSeat(ctx)
+	if gerr := n.gossip.Leave(gossipPatience); gerr != nil {
+		n.logger.Info("the others find out by themselves that this process left", "error", gerr)
+	}
+	return err
+}
+
+func (n *Node) giveUpSeat(ctx context.Context) error {
+	voters, known := n.voterSet()
+	server := n.serverID()
+	if !known || !voters[server] {
+		return nil
+	}
+	others := n.othersAlive()
+	if len(voters) == 1 && others == 0 {
+		return nil // nobody is left to take it
+	}
+	if len(voters) > 1 {
+		n.transfer()
+	}
+	if n.cfg.Dir != "" {
+		return nil
+	}
+	err := n.askToGo(ctx, server)
+	if err != nil {
+		return fmt.Errorf("the seat of %q in the Raft group is not taken over: %w", n.cfg.Name, err)
+	}
+	return nil
+}
+
+func (n *Node) othersAlive() int {
+	count := 0
+	for _, m := range n.Members() {
+		if !m.Self && m.State == "alive" && m.MayVote {
+			count++
+		}
+	}
+	return count
+}
+
+// transfer hands the leadership to whoever Raft finds most caught up. It stops proposing first; nil from Raft means only that the
+// leadership was lost, which is all that is wanted.
+func (n *Node) transfer() {
+	g := n.group.Load()
+	if g == nil || g.raft.State() != raft.Leader {
+		return
+	}
+	if l := n.lead.Load(); l != nil {
+		l.end()
+	}
+	done := make(chan error, 1)
+	go func() { done <- g.raft.LeadershipTransfer().Error() }() // ends with the transfer's own time-out, or with Raft
+	t := time.NewTimer(transferPatience)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		if err != nil {
+			n.logger.Info("leadership not handed over; the others elect", "error", err)
+		}
+	case <-t.C:
+		n.logger.Info("leadership not handed over in time; the others elect", "limit", transferPatience)
+	}
+}
+
+// askToGo asks the leader, whoever that is by now, until it has taken server out of the Raft group.
+func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
+	for {
+		changed := n.Changed()
+		_, err := n.askLeader(ctx, func(ctx context.Context, l *lead) ([]byte, error) {
+			return nil, n.letGo(ctx, l, server)
+		}, callResign, encodeUUID(server))
+		if err == nil {
+			return nil
+		}
+		if werr := n.waitRetry(ctx, changed); werr != nil {
+			return errors.Join(werr, err)
+		}
+	}
+}
+
+// letGo has the steward take server out of the configuration, and waits until it is.
+func (n *Node) letGo(ctx context.Context, l *lead, server wire.UUID) error {
+	l.mu.Lock()
+	l.leaving[server] = true
+	l.mu.Unlock()
+	tick := time.NewTicker(stewardTick)
+	defer tick.Stop()
+	for {
+		conf, _, err := l.group.configuration()
+		if err != nil {
+			return err
+		}
+		if !inConfiguration(conf, server) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.done:
+			return errNotLeading
+		}
+	}
+}
+
+func inConfiguration(conf raft.Configuration, server wire.UUID) bool {
+	for _, s := range conf.Servers {
+		if string(s.ID) == server.String() {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,195 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/godistlock/distlock/internal/rpc"
+	"github.com/godistlock/distlock/internal/session"
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// Kinds of calls and messages on a connection. Values are part of the protocol: they are never renumbered.
+const (
+	callLead         uint8 = 1  // are you the leader? binds the connection to this lead; else notLeader with a hint
+	callCreate       uint8 = 2  // wire.CreateSession -> wire.SessionReply
+	callCloseSession uint8 = 3  // session
+	callQuery        uint8 = 4  // a linearizable read
+	callFounding     uint8 = 5  // a message of the first start
+	callConfirm      uint8 = 6  // this process belongs to the cluster for good
+	callEnlist       uint8 = 7  // the leader asks this process to run Raft
+	callResign       uint8 = 8  // a voter that leaves asks the leader to take it out of the configuration
+	callWho          uint8 = 9  // who leads?
+	msgAttach        uint8 = 16 // session
+	msgOps           uint8 = 17 // session, ops
+	msgRenew         uint8 = 18 // session, attempt
+	msgOutcomes      uint8 = 19 // session, outcomes
+	msgRenewed       uint8 = 20 // session, attempt, ok
+	msgOver          uint8 = 21 // this process leads no more
+)
+
+// peerConn serves one connection that another process opened.
+type peerConn struct {
+	node  *Node
+	hello wire.Hello
+
+	mu       sync.Mutex // guards the fields below
+	conn     *rpc.Conn
+	lead     *lead // what callLead bound this connection to
+	sessions []uint64
+}
+
+var (
+	_ rpc.Handler  = (*peerConn)(nil)
+	_ session.Sink = (*peerConn)(nil)
+)
+
+func (p *peerConn) bound() *lead {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lead
+}
+
+// Call answers one call.
+func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byte) ([]byte, error) {
+	r := wire.NewReader(body)
+	switch kind {
+	case callLead:
+		return p.bind(ctx, c)
+	case callCreate:
+		cs := wire.DecodeCreateSession(r)
+		if err := r.End(); err != nil {
+			return nil, err
+		}
+		l := p.bound()
+		if l == nil {
+			return nil, errNotLeading
+		}
+		reply, err := l.create(ctx, cs)
+		if err != nil {
+			return nil, err
+		}
+		w := wire.NewWriter()
+		reply.Encode(w)
+		return w.Bytes(), nil
+	case callCloseSession:
+		id := r.Uint()
+		if err := r.End(); err != nil {
+			return nil, err
+		}
+		l := p.bound()
+		if l == nil {
+			return nil, errNotLeading
+		}
+		return nil, l.closeSession(ctx, id)
+	default:
+		return p.node.answer(ctx, p.hello, kind, body)
+	}
+}
+
+// bind makes the connection one to the leader, if this process is that; else the answer names the leader as far as it is known here.
+func (p *peerConn) bind(ctx context.Context, c *rpc.Conn) ([]byte, error) {
+	l := p.node.leading(ctx)
+	if l == nil {
+		server, addr := p.node.leaderHint()
+		return encodeLeadReply(leadReply{leader: server, addr: addr}), nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lead != nil && p.lead != l {
+		return nil, fmt.Errorf("%w: this connection was to a lead that is over", errNotLeading)
+	}
+	p.conn, p.lead = c, l
+	if !l.whenOver(p, func() { _ = c.Send(msgOver, nil) }) { // an error means that the connection is gone, which says the same
+		return nil, errNotLeading
+	}
+	return encodeLeadReply(leadReply{leads: true, leader: p.node.serverID()}), nil
+}
+
+// Message takes what the other side's session sends.
+func (p *peerConn) Message(c *rpc.Conn, kind uint8, body []byte) {
+	l := p.bound()
+	if l == nil {
+		c.Fail(errUnknownMessage)
+		return
+	}
+	r := wire.NewReader(body)
+	switch kind {
+	case msgOps:
+		id, ops := r.Uint(), wire.DecodeOps(r)
+		if r.End() == nil {
+			l.submit(id, ops, p)
+			return
+		}
+	case msgRenew:
+		id, attempt := r.Uint(), r.Uint()
+		if r.End() == nil {
+			l.renew(id, attempt, p)
+			return
+		}
+	case msgAttach:
+		id := r.Uint()
+		if r.End() == nil && p.remember(id) {
+			l.attach(id, p)
+			return
+		}
+	}
+	c.Fail(errUnknownMessage) // it says what we don't understand
+}
+
+// maxSessionsPerConn bounds what one connection may attach: a process has one session at a time and few in its life.
+const maxSessionsPerConn = 1024
+
+func (p *peerConn) remember(id uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.sessions) == maxSessionsPerConn {
+		return false
+	}
+	p.sessions = append(p.sessions, id)
+	return true
+}
+
+// Outcomes pushes to the session's owner.
+func (p *peerConn) Outcomes(id uint64, outs []wire.Outcome) {
+	w := wire.NewWriter()
+	w.Uint(id)
+	wire.EncodeOutcomes(w, outs)
+	p.send(msgOutcomes, w.Bytes())
+}
+
+// Renewed pushes the answer to a renewal.
+func (p *peerConn) Renewed(id, attempt uint64, ok bool) {
+	w := wire.NewWriter()
+	w.Uint(id)
+	w.Uint(attempt)
+	w.Bool(ok)
+	p.send(msgRenewed, w.Bytes())
+}
+
+func (p *peerConn) send(kind uint8, body []byte) {
+	p.mu.Lock()
+	c := p.conn
+	p.mu.Unlock()
+	if c != nil {
+		_ = c.Send(kind, body) // fails only with the connection, and then the other side asks again
+	}
+}
+
+// Closed forgets the connection.
+func (p *peerConn) Closed(*rpc.Conn) {
+	p.mu.Lock()
+	l, ids := p.lead, p.sessions
+	p.mu.Unlock()
+	if l != nil {
+		l.withdraw(p)
+		for _, id := range ids {
+			l.detach(id, p)
+		}
+	}
+	p.node.forgetPeer(p)
+}
+
+var errUnknownMessage = errors.New("a message that this process doesn't understand, or to a lead that it has not")

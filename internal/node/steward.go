@@ -1,0 +1,183 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/roster"
+	"github.com/godistlock/distlock/internal/wire"
+	"github.com/godistlock/distlock/raftfsm"
+)
+
+const (
+	stewardTick   = 250 * time.Millisecond
+	changeTimeout = 5 * time.Second // of one membership change
+	caughtUpLag   = 256             // entries that a candidate may lack and still count as caught up
+
+	// silence is how long a cluster that may have had an earlier life grants nothing: the longest SessionTTL that is allowed, since
+	// a holder of that life may still believe in its lock for so long.
+	silence = 60 * time.Second
+)
+
+// steward keeps the Raft group in shape while l lasts: it asks the planner for the next change and makes it, and ends the silence of a
+// cluster that began with one.
+func (n *Node) steward(l *lead) {
+	began := time.Now()
+	t := time.NewTicker(stewardTick)
+	defer t.Stop()
+	for {
+		select {
+		case <-l.done:
+			return
+		case <-t.C:
+		}
+		if time.Since(began) >= silence && l.group.fsm.View().Silent() {
+			ctx, cancel := context.WithTimeout(n.ctx, callTimeout)
+			_, err := l.propose(ctx, raftfsm.EndSilence{Term: l.term})
+			cancel()
+			if err == nil {
+				n.logger.Info("the cluster grants from now on: whatever an earlier one granted has run out")
+			}
+		}
+		if err := n.tend(l); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
+			n.logger.Info("the Raft group is not changed yet; it is tried again", "error", err)
+		}
+	}
+}
+
+// tend makes one membership change, if one is due.
+func (n *Node) tend(l *lead) error {
+	conf, index, err := l.group.configuration()
+	if err != nil {
+		return err
+	}
+	if index > l.group.raft.AppliedIndex() {
+		return nil // the last change is not committed here yet
+	}
+	change, ok := roster.Next(n.rosterView(l, conf, index, n.caughtUp(l, conf)))
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, changeTimeout)
+	defer cancel()
+	id, addr := raft.ServerID(change.Server.String()), raft.ServerAddress(change.Server.String())
+	var f raft.IndexFuture
+	switch change.Kind {
+	case roster.AddNonvoter:
+		if _, err := n.call(ctx, change.Server, callEnlist, encodeUUID(n.clusterID())); err != nil {
+			l.shun(change.Server)
+			return err
+		}
+		f = l.group.raft.AddNonvoter(id, addr, change.Index, changeTimeout)
+	case roster.Promote:
+		f = l.group.raft.AddVoter(id, addr, change.Index, changeTimeout)
+	case roster.Remove:
+		f = l.group.raft.RemoveServer(id, change.Index, changeTimeout)
+	}
+	n.logger.Info("the Raft group changes", "change", change.Kind, "server", change.Server, "why", change.Why)
+	// Raft answers once the change is committed or the leadership lost; a lead that is over must not wait for the first.
+	answered := make(chan error, 1)
+	go func() { answered <- f.Error() }() // ends with Raft's answer
+	select {
+	case err := <-answered:
+		if err == nil {
+			n.gossip.Update(n.meta())
+			n.notify()
+		}
+		return err
+	case <-l.done:
+		return errNotLeading
+	}
+}
+
+// shunFor is how long a process that would not take a seat is passed over.
+const shunFor = 5 * time.Second
+
+func (l *lead) shun(server wire.UUID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shunned[server] = time.Now().Add(shunFor)
+}
+
+// rosterView is what the planner decides on.
+func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64, caughtUp map[wire.UUID]bool) roster.View {
+	state := l.group.fsm.View()
+	v := roster.View{Index: index, Voters: state.Voters(), Leader: n.serverID(), Dead: make(map[wire.UUID]bool)}
+	inConf := make(map[wire.UUID]bool)
+	for _, s := range conf.Servers {
+		id, err := wire.ParseUUID(string(s.ID))
+		if err != nil {
+			continue
+		}
+		suffrage := roster.Nonvoter
+		if s.Suffrage == raft.Voter {
+			suffrage = roster.Voter
+		}
+		v.Config = append(v.Config, roster.Server{ID: id, Suffrage: suffrage})
+		inConf[id] = true
+	}
+	for _, dead := range state.Dead() {
+		v.Dead[dead] = true
+	}
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range n.gossip.Members() {
+		if m.Cluster != state.Cluster() {
+			continue
+		}
+		v.Members = append(v.Members, roster.Candidate{
+			Server: m.Server, Name: m.Name,
+			Alive:    m.State == gossip.Alive || m.State == gossip.Suspect,
+			MayVote:  m.MayVote && l.shunned[m.Server].Before(now),
+			Durable:  m.Durable,
+			Leaving:  m.Leaving && !m.Durable || l.leaving[m.Server],
+			CaughtUp: caughtUp[m.Server],
+			Since:    uint64(m.Since.UnixNano()),
+		})
+	}
+	for server := range l.leaving { // one that gossip does not list (any more)
+		if inConf[server] && !listed(v.Members, server) {
+			v.Members = append(v.Members, roster.Candidate{Server: server, Leaving: true})
+		}
+	}
+	return v
+}
+
+// caughtUp asks the nonvoters how far they are. Voters count as caught up: they have a seat already.
+func (n *Node) caughtUp(l *lead, conf raft.Configuration) map[wire.UUID]bool {
+	out := make(map[wire.UUID]bool)
+	for _, s := range conf.Servers {
+		id, err := wire.ParseUUID(string(s.ID))
+		if err != nil {
+			continue
+		}
+		if s.Suffrage == raft.Voter {
+			out[id] = true
+			continue
+		}
+		ctx, cancel := context.WithTimeout(n.ctx, linkTimeout)
+		body, err := n.call(ctx, id, callWho, nil)
+		cancel()
+		if err != nil {
+			continue
+		}
+		if r, err := decodeLeadReply(body); err == nil && r.applied+caughtUpLag >= l.group.raft.AppliedIndex() {
+			out[id] = true
+		}
+	}
+	return out
+}
+
+func listed(members []roster.Candidate, server wire.UUID) bool {
+	for _, m := range members {
+		if m.Server == server {
+			return true
+		}
+	}
+	return false
+}

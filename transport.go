@@ -1,0 +1,141 @@
+package distlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/godistlock/distlock/internal/address"
+	"github.com/godistlock/distlock/internal/clock"
+	"github.com/godistlock/distlock/internal/discover"
+	"github.com/godistlock/distlock/internal/mux"
+	"github.com/godistlock/distlock/internal/node"
+	"github.com/godistlock/distlock/internal/raftlog"
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// surroundings are what a Cluster takes from the machine; tests in virtual time give their own.
+type surroundings struct {
+	network mux.Network
+	clock   clock.Clock
+	proof   wire.Proof // of the machine; the rest is filled in per Cluster
+	machine address.Machine
+}
+
+func machine() surroundings {
+	return surroundings{network: mux.System(), clock: clock.Boot(), proof: node.MachineProof(), machine: address.This()}
+}
+
+// transport is the one port of a Cluster, open, and the directory, locked: all that another process could be in the way of.
+type transport struct {
+	listener net.Listener
+	packets  net.PacketConn
+	dir      *raftlog.DirLock // nil in memory
+	identity raftlog.Identity
+}
+
+// openTransport opens one TCP listener and one UDP socket and locks DataDir. On an error nothing stays open.
+func openTransport(s *settings, env surroundings) (t *transport, err error) {
+	t = &transport{}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	if s.DataDir != "" {
+		if t.dir, err = raftlog.LockDir(s.DataDir); err != nil {
+			return nil, fmt.Errorf("Config.DataDir: %w", err)
+		}
+		if t.identity, _, err = raftlog.LoadIdentity(s.DataDir); err != nil {
+			return nil, fmt.Errorf("Config.DataDir: %w", err)
+		}
+		if t.identity.Group != "" && t.identity.Group != s.Group {
+			return nil, fmt.Errorf("%w Config.DataDir %q: it belongs to group %q and Config.Group is %q; use another directory or that group",
+				ErrInvalid, s.DataDir, t.identity.Group, s.Group)
+		}
+	}
+	if t.listener, t.packets, err = env.network.Listen(s.Bind); err != nil {
+		return nil, fmt.Errorf("Config.Bind: %w", err)
+	}
+	_, port, err := address.Split(t.listener.Addr().String())
+	if err != nil {
+		return nil, fmt.Errorf("Config.Bind: bound to %s: %w", t.listener.Addr(), err)
+	}
+	s.bound(port)
+	return t, nil
+}
+
+// close gives up what was opened but not handed on.
+func (t *transport) close() {
+	if t.listener != nil {
+		t.listener.Close()
+	}
+	if t.packets != nil {
+		t.packets.Close()
+	}
+	t.release()
+}
+
+// release gives up the directory: the last thing, after every Done is closed.
+func (t *transport) release() {
+	if t.dir != nil {
+		t.dir.Release()
+	}
+}
+
+// nodeConfig turns the settings and the open port into what a node needs.
+func (t *transport) nodeConfig(s *settings, env surroundings, failed func(error)) node.Config {
+	proof := env.proof
+	proof.Bound = t.listener.Addr().String()
+	if t.dir != nil {
+		proof.Dir = t.dir.ID()
+	}
+	id := t.identity
+	id.Group = s.Group
+	return node.Config{
+		Name: s.Name, Group: s.Group, Instance: wire.NewUUID(), Addr: s.Advertise, Proof: proof,
+		Listener: t.listener, Packets: t.packets, Dial: env.network.Dial,
+		Dir: s.DataDir, Identity: id,
+		Expect: s.Expect, Voters: s.Voters, MayVote: !s.NoVote,
+		Alone: len(s.Peers) == 0 && s.Discover == nil, Loopback: isLoopback(t.listener.Addr()),
+		SelfAddr: dialable(t.listener.Addr()), Seeds: seeds(s), Logger: s.Logger, Failed: failed,
+	}
+}
+
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+// seeds asks Peers and Discover for addresses to gossip with. What fails is an error beside what was found: some addresses are better than
+// none.
+func seeds(s *settings) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		peers := s.Peers
+		var found []string
+		var derr error
+		if s.Discover != nil {
+			if found, derr = s.Discover(ctx); derr != nil {
+				derr = fmt.Errorf("Config.Discover: %w", derr)
+			}
+			peers = append(append([]string(nil), peers...), found...)
+		}
+		addrs, err := discover.Resolve(ctx, peers, nil)
+		return addrs, errors.Join(derr, err)
+	}
+}
+
+// dialable is a bound address as this machine itself reaches it.
+func dialable(a net.Addr) string {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return a.String()
+	}
+	loop := net.IPv4(127, 0, 0, 1)
+	if tcp.IP.To4() == nil {
+		loop = net.IPv6loopback
+	}
+	return net.JoinHostPort(loop.String(), strconv.Itoa(tcp.Port))
+}
