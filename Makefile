@@ -1,0 +1,36 @@
+# What a contributor runs. The steps are those of CI, in .ci/run.
+.PHONY: help test race lint vet format fuzz ci demo bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: ## all tests, as in the README
+	.ci/run tests
+
+race: ## all tests under the race detector
+	.ci/run race
+
+lint: ## gofmt and the linter that tools/go.mod pins
+	.ci/run format lint
+
+vet: ## go vet for Linux, macOS and Windows
+	.ci/run vet
+
+format: ## rewrite the code as gofmt wants it
+	gofmt -w .
+
+fuzz: ## every fuzz target for a minute each (FUZZTIME=… for another time)
+	FUZZTIME=$${FUZZTIME:-1m} .ci/run fuzz
+
+ci: ## all that CI runs
+	.ci/run
+
+demo: ## the demo
+	go run ./examples/demo
+
+bench: ## the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+clean: ## remove what was built here
+	rm -rf bin
