@@ -21,8 +21,8 @@ const module = "github.com/godistlock/distlock"
 // floors are the rooms of the house, the ground floor first. A room imports rooms of lower floors only.
 var floors = [][]string{
 	{"internal/wire", "internal/clock", "internal/lockerr", "internal/hclogx", "internal/address", "internal/dashboard"},
-	{"internal/mux", "internal/fault"},
-	{"internal/rpc", "internal/gossip", "internal/raftlog", "internal/founding", "internal/roster", "internal/discover", "raftfsm"},
+	{"internal/mux", "internal/fault", "internal/discover"},
+	{"internal/rpc", "internal/gossip", "internal/raftlog", "internal/founding", "internal/roster", "raftfsm"},
 	{"internal/session"},
 	{"internal/node"},
 	{"."},
@@ -51,7 +51,7 @@ var knows = map[string][]string{
 	"github.com/hashicorp/memberlist":   {"internal/gossip"},
 	"github.com/hashicorp/go-hclog":     {"internal/hclogx", "internal/raftlog", "internal/node"},
 	"go.etcd.io/bbolt":                  {"internal/raftlog"},
-	"github.com/vmihailenco/msgpack/v5": {"internal/wire"},
+	"github.com/vmihailenco/msgpack/v5": {"internal/wire", "internal/gossip"}, // gossip reads memberlist's own packets
 	"github.com/google/btree":           {"raftfsm"},
 	"golang.org/x/sys/unix":             {"internal/clock", "internal/raftlog", "internal/node", "internal/mux", "examples/demo"},
 	"golang.org/x/sys/windows":          {"internal/raftlog", "internal/mux", "examples/demo"},
