@@ -121,7 +121,7 @@ func (s *show) withLocks(ctx context.Context, end time.Time) error {
 	}); err != nil {
 		return err
 	}
-	return s.pass(ctx, end)
+	return s.pass(ctx, latest(end, time.Now().Add(time.Second)))
 }
 
 // killLeader kills the leading process, measures the time until the cluster grants again, and brings the process back.
@@ -161,20 +161,24 @@ func (s *show) killLeader(ctx context.Context) (failover time.Duration, err erro
 	failover = time.Since(killed)
 	s.screen.say("   Next grant after %s, to %s.", s.screen.good(fmt.Sprintf("%d ms", failover.Milliseconds())), first.name)
 
+	var leads string
+	if err := s.until(ctx, grantTime, "a new leader is known", func() bool {
+		m := s.leader()
+		if m != nil {
+			leads = m.name
+		}
+		return m != nil
+	}); err != nil {
+		return 0, err
+	}
 	back := time.Now()
 	if err := s.start(victim); err != nil {
 		return 0, err
 	}
-	var leads string
-	if err := s.until(ctx, joinTime, victim.name+" comes back", func() bool {
-		if m := s.leader(); m != nil {
-			leads = m.name
-		}
-		return victim.joined && leads != ""
-	}); err != nil {
+	if err := s.until(ctx, joinTime, victim.name+" comes back", func() bool { return victim.joined }); err != nil {
 		return 0, err
 	}
-	s.screen.say("   %s leads. %s, started again as process %d, was back in %d ms.", leads, victim.name, victim.proc.pid(),
+	s.screen.say("   %s leads now. %s was started again (pid %d) and back in %d ms.", leads, victim.name, victim.proc.pid(),
 		time.Since(back).Milliseconds())
 	s.sell(victim, true)
 	served := s.served(victim)
@@ -184,8 +188,8 @@ func (s *show) killLeader(ctx context.Context) (failover time.Duration, err erro
 	s.mu.Lock()
 	longest := s.longest
 	s.mu.Unlock()
-	s.screen.say("   %s itself waited %.1f s: the dead shop stood in its queue until its", product, longest.Seconds())
-	s.screen.say("   session ran out (%v) or was closed by the shop's own return.", sessionTTL)
+	s.screen.say("   %s itself waited %.1f s: for a new leader, and for the dead shop, which stood", product, longest.Seconds())
+	s.screen.say("   in its queue until its session ran out (%v) or was closed by its return.", sessionTTL)
 	return failover, nil
 }
 
@@ -305,6 +309,13 @@ func (s *show) pass(ctx context.Context, end time.Time) error {
 		return nil
 	}
 	return err
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // served is how many orders m has served.
