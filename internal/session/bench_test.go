@@ -52,18 +52,23 @@ func (l *instant) CloseSession(context.Context, uint64) error { return nil }
 func (l *instant) Done() <-chan struct{}                      { return l.done }
 func (l *instant) Close()                                     { l.once.Do(func() { close(l.done) }) }
 
-func openInstant(tb testing.TB, ttl time.Duration) (*Manager, *instant) {
-	tb.Helper()
-	link := &instant{done: make(chan struct{})}
-	m, err := Open(context.Background(), Config{
-		Connect: func(_ context.Context, s Sink) (Link, error) { link.sink = s; return link, nil },
+// instantConfig has link for its leader; sink gets what it reports to.
+func instantConfig(link Link, l *instant, ttl time.Duration) Config {
+	return Config{
+		Connect: func(_ context.Context, s Sink) (Link, error) { l.sink = s; return link, nil },
 		Clock:   clock.Boot(),
 		TTL:     ttl,
 		Name:    "bench",
 		Create: func(nonce wire.UUID, previous uint64) wire.CreateSession {
 			return wire.CreateSession{Nonce: nonce, Previous: previous}
 		},
-	})
+	}
+}
+
+func openInstant(tb testing.TB, ttl time.Duration) (*Manager, *instant) {
+	tb.Helper()
+	link := &instant{done: make(chan struct{})}
+	m, err := Open(context.Background(), instantConfig(link, link, ttl))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -44,6 +44,16 @@ func (m *Manager) silentLocked(now time.Duration) bool {
 	return now-(m.deadline-m.lease) > m.ttl/4
 }
 
+// goneLocked: the session does not stand in the committed state any more. If it was to be closed, that is done.
+func (m *Manager) goneLocked() {
+	if m.closed != nil {
+		m.gone = true
+		m.dropSessionLocked()
+		return
+	}
+	m.loseLocked("the leader does not know it")
+}
+
 // loseLocked gives the session up for good. What waits goes on under the next session, in its old order; all else ends here: the
 // creation of the next session ends this one and whatever it has.
 func (m *Manager) loseLocked(why string) {

@@ -98,10 +98,10 @@ func (m *Manager) use(link Link, s *sink, vain int) {
 		fresh := false
 		if m.Session() == 0 {
 			m.setPending(errSilent)
-			if !m.create(link, s, vain) {
+			ok := false
+			if fresh, ok = m.create(link, s, vain); !ok {
 				return
 			}
-			fresh = true
 		}
 		session := m.Session()
 		if session == 0 {
@@ -150,11 +150,14 @@ func (m *Manager) patience(s *sink, vain int) time.Duration {
 	return m.ttl / 8 * time.Duration(2+min(vain, 4))
 }
 
-// create asks for a session over link until it has one; false when link is of no use, or the manager needs none.
-func (m *Manager) create(link Link, s *sink, vain int) bool {
+// create asks for a session over link until it has one; ok is false when link is of no use, or the manager needs none. fresh says that
+// the first copy of the request was answered: else the session may be older than that answer, and is renewed at once.
+func (m *Manager) create(link Link, s *sink, vain int) (fresh, ok bool) {
 	for m.beginCreate() {
 		m.mu.Lock()
 		nonce, previous := m.nonce, m.previous
+		fresh = m.asked != nonce
+		m.asked = nonce
 		patience := m.patience(s, vain)
 		m.mu.Unlock()
 		sent := m.cfg.Clock.Now()
@@ -166,7 +169,7 @@ func (m *Manager) create(link Link, s *sink, vain int) bool {
 			if m.ctx.Err() == nil {
 				m.cfg.Logger.Debug("no answer to the creation of a session", "error", err)
 			}
-			return false
+			return false, false
 		}
 		s.answered()
 		pause := retryNotOpen
@@ -174,7 +177,7 @@ func (m *Manager) create(link Link, s *sink, vain int) bool {
 		case wire.CodeOK:
 			if m.establish(reply.Session, sent) {
 				m.cfg.Logger.Info("session opened", "session", reply.Session, "previous", previous)
-				return true
+				return fresh, true
 			}
 			continue
 		case wire.CodeNotOpen:
@@ -183,7 +186,7 @@ func (m *Manager) create(link Link, s *sink, vain int) bool {
 		case wire.CodeNameTaken:
 			m.endCreate()
 			if m.taken(reply) {
-				return false
+				return false, false
 			}
 			pause = max(m.ttl/6, leastRetry)
 		case wire.CodeLimit:
@@ -196,10 +199,10 @@ func (m *Manager) create(link Link, s *sink, vain int) bool {
 			pause = max(m.ttl/6, leastRetry)
 		}
 		if !m.sleep(pause, link) {
-			return false
+			return false, false
 		}
 	}
-	return false
+	return false, false
 }
 
 // rival is the session that has our name, as far as the answers to our creations tell.

@@ -55,6 +55,7 @@ type Manager struct {
 	attempt  uint64        // number of the last renewal
 	previous uint64        // the session before, which the next creation ends
 	nonce    wire.UUID     // of the session, or of the one to be created
+	asked    wire.UUID     // the last nonce that was sent
 	losses   uint64        // sessions lost so far
 	creating bool          // a session may come to be
 
@@ -74,6 +75,7 @@ type Manager struct {
 	forgot []sentForget // OpForgets that were sent, until a later renewal shows that they were committed
 
 	refused error // why new requests are refused; nil while they are taken
+	gone    bool  // closed, and the session's end is committed
 	closed  error // matches ErrClosed once the manager is closed
 	fatal   error // why Open failed
 	pending error // what Open waits for, for its error: matches ErrNoQuorum, or tells of the name that is taken
@@ -168,9 +170,11 @@ func (m *Manager) CloseSession(ctx context.Context) error {
 	m.end(lockerr.ErrClosed)
 	for first := m.Session(); ; {
 		m.mu.Lock()
-		link, session, gone, creating := m.link, m.session, m.linkGone, m.creating
+		link, session, turn, creating, gone := m.link, m.session, m.linkGone, m.creating, m.gone
 		m.mu.Unlock()
 		switch {
+		case gone:
+			return nil
 		case session != first && first != 0:
 			return fmt.Errorf("close the session of %q: %w before it was closed", m.cfg.Name, lockerr.ErrSessionLost)
 		case session == 0 && !creating:
@@ -179,7 +183,7 @@ func (m *Manager) CloseSession(ctx context.Context) error {
 		if link != nil && link.CloseSession(ctx, session) == nil {
 			m.mu.Lock()
 			if m.session == session {
-				m.dropSessionLocked()
+				m.goneLocked()
 			}
 			m.mu.Unlock()
 			return nil
@@ -188,7 +192,7 @@ func (m *Manager) CloseSession(ctx context.Context) error {
 			link.Close() // it did not do what it is for; loop brings another
 		}
 		select {
-		case <-gone:
+		case <-turn:
 		case <-ctx.Done():
 			return fmt.Errorf("close the session of %q: %w; it runs out within %s", m.cfg.Name, ctx.Err(), m.ttl)
 		case <-m.ctx.Done():

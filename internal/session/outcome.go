@@ -36,7 +36,7 @@ func (m *Manager) outcomeLocked(o *wire.Outcome) {
 	case wire.OutFailed:
 		switch {
 		case o.Code == wire.CodeGone:
-			m.loseLocked("the leader does not know it")
+			m.goneLocked()
 		case g.state == waiting:
 			m.settledLocked(g, failure(g, o))
 		}

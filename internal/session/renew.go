@@ -76,7 +76,7 @@ func (s *sink) Renewed(session, number uint64, ok bool) {
 		return
 	}
 	if !ok {
-		m.loseLocked("the leader does not know it")
+		m.goneLocked()
 		return
 	}
 	for i, a := range m.attempts {
