@@ -266,3 +266,11 @@ func (m *Mux) logRefusal(c *Conn, h wire.Hello, a wire.Welcome, err error) {
 			"reason", reason, "text", a.Text)
 	}
 }
+
+// KindOf tells the kind of a stream by the first bytes that its dialer has sent; 0 when they don't tell. With Secure they never do.
+func KindOf(opening []byte) wire.Kind {
+	if len(opening) <= len(magic) || string(opening[:len(magic)]) != magic {
+		return 0
+	}
+	return wire.Kind(opening[len(magic)])
+}
