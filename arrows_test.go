@@ -53,8 +53,8 @@ var knows = map[string][]string{
 	"go.etcd.io/bbolt":                  {"internal/raftlog"},
 	"github.com/vmihailenco/msgpack/v5": {"internal/wire", "internal/gossip"}, // gossip reads memberlist's own packets
 	"github.com/google/btree":           {"raftfsm"},
-	"golang.org/x/sys/unix":             {"internal/clock", "internal/raftlog", "internal/node", "internal/mux", "examples/demo"},
-	"golang.org/x/sys/windows":          {"internal/raftlog", "internal/mux", "examples/demo"},
+	"golang.org/x/sys/unix":             {"internal/clock", "internal/raftlog", "examples/demo"},
+	"golang.org/x/sys/windows":          {"internal/raftlog", "examples/demo"},
 	"github.com/anishathalye/porcupine": {},
 	"pgregory.net/rapid":                {},
 }
