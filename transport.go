@@ -37,34 +37,37 @@ type transport struct {
 }
 
 // openTransport opens one TCP listener and one UDP socket and locks DataDir. On an error nothing stays open.
-func openTransport(s *settings, env surroundings) (t *transport, err error) {
-	t = &transport{}
-	defer func() {
-		if err != nil {
-			t.close()
-		}
-	}()
+func openTransport(s *settings, env surroundings) (*transport, error) {
+	t := &transport{}
+	if err := t.open(s, env); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *transport) open(s *settings, env surroundings) (err error) {
 	if s.DataDir != "" {
 		if t.dir, err = raftlog.LockDir(s.DataDir); err != nil {
-			return nil, fmt.Errorf("Config.DataDir: %w", err)
+			return fmt.Errorf("Config.DataDir: %w", err)
 		}
 		if t.identity, _, err = raftlog.LoadIdentity(s.DataDir); err != nil {
-			return nil, fmt.Errorf("Config.DataDir: %w", err)
+			return fmt.Errorf("Config.DataDir: %w", err)
 		}
 		if t.identity.Group != "" && t.identity.Group != s.Group {
-			return nil, fmt.Errorf("%w Config.DataDir %q: it belongs to group %q and Config.Group is %q; use another directory or that group",
+			return fmt.Errorf("%w Config.DataDir %q: it belongs to group %q and Config.Group is %q; use another directory or that group",
 				ErrInvalid, s.DataDir, t.identity.Group, s.Group)
 		}
 	}
 	if t.listener, t.packets, err = env.network.Listen(s.Bind); err != nil {
-		return nil, fmt.Errorf("Config.Bind: %w", err)
+		return fmt.Errorf("Config.Bind: %w", err)
 	}
 	_, port, err := address.Split(t.listener.Addr().String())
 	if err != nil {
-		return nil, fmt.Errorf("Config.Bind: bound to %s: %w", t.listener.Addr(), err)
+		return fmt.Errorf("Config.Bind: bound to %s: %w", t.listener.Addr(), err)
 	}
 	s.bound(port)
-	return t, nil
+	return nil
 }
 
 // close gives up what was opened but not handed on.
@@ -89,6 +92,7 @@ func (t *transport) release() {
 func (t *transport) nodeConfig(s *settings, env surroundings, failed func(error)) node.Config {
 	proof := env.proof
 	proof.Bound = t.listener.Addr().String()
+	proof.Started = env.clock.Now().Microseconds() // bound and locked by now
 	if t.dir != nil {
 		proof.Dir = t.dir.ID()
 	}

@@ -230,13 +230,38 @@ func (f *life) start(cluster wire.UUID, bootstrap bool, voters []wire.UUID) erro
 	f.group, f.booted = g, bootstrap
 	f.n.notify()
 	if bootstrap || f.aloneInGroup(g) {
-		f.n.wg.Go(func() { // ends with the call, which has its limit
+		f.n.wg.Go(func() { // ends within electPatience and the call's own limit
+			f.n.awaitRaft(voters)
 			if err := g.electNow(); err != nil {
 				f.n.logger.Debug("the first election waits for its time-out", "error", err)
 			}
 		})
 	}
 	return nil
+}
+
+// electPatience is how long the first election waits for the other voters' Raft: longer than they take to start, shorter than an election
+// that failed for want of them.
+const electPatience = electionTimeout / 2
+
+// awaitRaft waits until the other voters take Raft's streams.
+func (n *Node) awaitRaft(voters []wire.UUID) {
+	ctx, cancel := context.WithTimeout(n.ctx, electPatience)
+	defer cancel()
+	for _, v := range voters {
+		for v != n.serverID() && ctx.Err() == nil {
+			addr, _ := n.addrOf(v)
+			conn, _, err := n.mux.Dial(ctx, addr, wire.KindRaft, v)
+			if err == nil {
+				conn.Close()
+				break
+			}
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}
 }
 
 func (f *life) aloneInGroup(g *group) bool {

@@ -34,7 +34,34 @@ func (n *Node) Members() []Member {
 		m.Leader = !leader.IsZero() && m.Server == leader
 		out = append(out, Member{Member: m, Self: self})
 	}
+	return latestRuns(out)
+}
+
+// latestRuns keeps of each name the run that counts: this process itself, else a living one, else the latest. Gossip takes seconds to see
+// that the one before has ended.
+func latestRuns(all []Member) []Member {
+	var out []Member
+	for _, m := range all { // sorted by name
+		if n := len(out); n > 0 && out[n-1].Name == m.Name {
+			if supersedes(m, out[n-1]) {
+				out[n-1] = m
+			}
+			continue
+		}
+		out = append(out, m)
+	}
 	return out
+}
+
+func supersedes(m, old Member) bool {
+	alive := func(x Member) bool { return x.State == gossip.Alive || x.State == gossip.Suspect }
+	switch {
+	case m.Self != old.Self:
+		return m.Self
+	case alive(m) != alive(old):
+		return alive(m)
+	}
+	return m.Since.After(old.Since)
 }
 
 // voterSet is who votes, by Raft's configuration as it stands here; false where this process runs no Raft.

@@ -106,7 +106,7 @@ func Start(cfg Config) (*Node, error) {
 	})
 	if err != nil {
 		n.cancel()
-		return nil, errors.Join(err, n.mux.Close())
+		return nil, errors.Join(err, cfg.Packets.Close(), n.mux.Close())
 	}
 	n.life = newLife(n, saved)
 	n.wg.Go(n.acceptCalls) // all three end with ctx
@@ -423,5 +423,5 @@ func (n *Node) Close() error {
 		c.Close()
 	}
 	err := n.life.stopGroup()
-	return errors.Join(err, n.gossip.Close(), n.mux.Close())
+	return errors.Join(err, n.gossip.Close(), n.cfg.Packets.Close(), n.mux.Close())
 }
