@@ -203,6 +203,8 @@ func TestPauseBetweenAnswerAndReturn(t *testing.T) {
 		if taken, _ := m.take(g); taken {
 			t.Error("a grant was taken after the deadline")
 		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		if g.state != waiting || g.fence != 0 {
 			t.Error("state", g.state)
 		}
