@@ -116,8 +116,8 @@ func (m *Machine) foundAndConfirm() {
 		b.found = m.now + m.t.Retry
 		m.act(Found{Charter: m.s.Charter})
 	}
-	if !m.hasLeader() || b.stopping || b.news.Confirmed || m.now < b.confirm || m.s.Charter.Has(m.s.Server) && !b.news.Founded {
-		return
+	if !b.news.Leader || !b.news.Founded || b.stopping || b.news.Confirmed || m.now < b.confirm {
+		return // what is committed outlives any one voter of three: only then is it worth a promise
 	}
 	b.confirm = m.now + m.t.Retry
 	if !m.s.Confirmed {
@@ -181,9 +181,14 @@ func (m *Machine) breakTie() {
 	}
 }
 
-// giveUp looks whether a cluster that never had a leader may be left: it may, if Raft has stored nothing of it here.
+// giveUp looks whether a cluster may be left that this process has not confirmed. It may when it never had a leader and Raft has stored
+// nothing of it here.
 func (m *Machine) giveUp() {
 	b := &m.bound
+	if !m.s.Confirmed && !b.stopping && m.deserted() {
+		m.leave("it lost its leader, and of all who are seen nobody else belongs to it")
+		return
+	}
 	if b.everLed || b.kept || b.stopping || m.s.Confirmed || m.now-b.at < m.t.GiveUp {
 		return
 	}
@@ -194,6 +199,15 @@ func (m *Machine) giveUp() {
 	}
 	b.stopping = true
 	m.act(StopRaft{Cluster: m.s.Cluster})
+}
+
+// deserted says, in memory, where the dead do not come back, that as many as Expect are seen and nobody but this process belongs to its
+// cluster. Had it opened, Expect processes would belong to it; as Expect is more than half of all, one of them would be among those seen.
+func (m *Machine) deserted() bool {
+	if m.cfg.Durable || m.now-m.bound.ledAt < 2*m.t.GiveUp || len(m.peers)+1 < m.cfg.Expect {
+		return false
+	}
+	return !slices.ContainsFunc(m.peers, func(p Peer) bool { return p.Cluster == m.s.Cluster })
 }
 
 // stopped ends or takes back the giving up.

@@ -65,11 +65,15 @@ func (m *Machine) idle() {
 	if !m.cfg.Self.MayVote || m.cfg.Expect > 1 && !m.viewed || m.cfg.Expect == 1 && !m.cfg.Alone && !m.viewed {
 		return
 	}
-	free, lower := 1, 0
+	free, willing, lower := 1, 1, 0
 	for _, p := range m.peers {
-		if p.Cluster.IsZero() {
-			free++
-			if p.MayVote && p.before(m.self()) {
+		if !p.Cluster.IsZero() {
+			continue
+		}
+		free++
+		if p.MayVote {
+			willing++
+			if p.before(m.self()) {
 				lower++
 			}
 		}
@@ -82,7 +86,11 @@ func (m *Machine) idle() {
 		m.eligible = m.now
 	}
 	// A lower name that is paused, or sees too few, must not hold up the rest for ever.
-	if m.now >= m.nextTry && m.now-m.eligible >= time.Duration(lower)*m.t.Patience {
+	wait := time.Duration(lower) * m.t.Patience
+	if willing < m.cfg.Voters && m.cfg.Expect > 1 {
+		wait = max(wait, m.t.Settle) // a configuration of three survives any one of them
+	}
+	if m.now >= m.nextTry && m.now-m.eligible >= wait {
 		m.invite()
 	}
 }

@@ -14,6 +14,7 @@ const TickEvery = 100 * time.Millisecond
 // Timeouts of the first start. The same on all members; Invite must be well below WithdrawDead.
 type Timeouts struct {
 	Retry        time.Duration // between two copies of a message that has not been answered
+	Settle       time.Duration // what is granted to latecomers while fewer than Voters who may vote are seen
 	Patience     time.Duration // what a process grants to each lower name before it invites in its place
 	Invite       time.Duration // within which all who are invited must have accepted
 	WithdrawDead time.Duration // after which an acceptance is withdrawn whose inviter is not seen alive
@@ -28,7 +29,7 @@ type Timeouts struct {
 // DefaultTimeouts are used where a Timeouts is zero.
 func DefaultTimeouts() Timeouts {
 	return Timeouts{
-		Retry: 250 * time.Millisecond, Patience: 3 * time.Second, Invite: 3 * time.Second, WithdrawDead: 5 * time.Second,
+		Retry: 250 * time.Millisecond, Settle: time.Second, Patience: 3 * time.Second, Invite: 3 * time.Second, WithdrawDead: 5 * time.Second,
 		Withdraw: 10 * time.Second, Leaderless: 3 * time.Second, GiveUp: 15 * time.Second, Guest: 10 * time.Second,
 		Tie: 5 * time.Second, Shun: 5 * time.Second,
 	}
