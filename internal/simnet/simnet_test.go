@@ -121,6 +121,7 @@ func TestStreamTakesItsTime(t *testing.T) {
 		}
 		wrote(t, near, "anybody there?")
 		time.Sleep(20 * time.Millisecond)
+		synctest.Wait() // the reset arrives at this very instant
 		if _, err := near.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
 			t.Errorf("writing to nobody: %v", err)
 		}
