@@ -83,6 +83,9 @@ func (r *request) encode(w *wire.Writer) {
 	w.String(text)
 }
 
+// maxCount is more sessions or tickets than there can ever be: a count beyond it could overflow.
+const maxCount = 1 << 62
+
 // header says how many items follow it.
 type header struct{ sessions, gaps, requests int }
 
@@ -125,6 +128,8 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 	switch {
 	case l.clock < 0 || l.clock > maxClock || l.fence >= fenceEnd:
 		r.Fail("clock %d, fence %d", l.clock, l.fence)
+	case l.lastSession > maxCount || l.lastTicket > maxCount:
+		r.Fail("session %d, ticket %d", l.lastSession, l.lastTicket)
 	case l.dissolved && (l.open || l.cluster.IsZero()):
 		r.Fail("dissolved, and open or not founded")
 	case l.open && (l.cluster.IsZero() || len(l.founders) > 0) || !l.open && h.sessions > 0:
@@ -143,7 +148,7 @@ func (l *loader) session(r *wire.Reader) error {
 	if err := r.Err(); err != nil {
 		return err
 	}
-	if last, ok := l.sessions.Max(); ok && ses.id <= last.id || ses.id == 0 || ses.id > l.lastSession || ses.next == 0 {
+	if last, ok := l.sessions.Max(); ok && ses.id <= last.id || ses.id == 0 || ses.id > l.lastSession || ses.next == 0 || ses.next > wire.MaxSeq+1 {
 		return fmt.Errorf("session %d out of order", ses.id)
 	}
 	if l.names.Has(ses) {

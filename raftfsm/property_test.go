@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,15 +15,17 @@ import (
 )
 
 // A world so small that everything meets: resends, cancels that overtake, revocations, sessions that end in the middle.
-const (
-	worldSessions = 6
-	worldSeqs     = 9
-)
+const worldSeqs = 9
 
 var worldKeys = []string{"a", "b", "c"}
 
-func drawOps(t *rapid.T) Command {
-	session := rapid.Uint64Range(1, worldSessions).Draw(t, "session")
+// drawSession draws one of the last sessions that were made; most of them live.
+func drawSession(t *rapid.T, m *model) uint64 {
+	return m.lastSession - min(m.lastSession, rapid.Uint64Range(0, 4).Draw(t, "session"))
+}
+
+func drawOps(t *rapid.T, m *model) Command {
+	session := drawSession(t, m)
 	ops := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) wire.Op {
 		// Mostly acquires and finishes; the seqs are drawn, not counted, so that most ops are resends or come out of order.
 		o := wire.Op{
@@ -42,8 +45,8 @@ func drawOps(t *rapid.T) Command {
 
 func drawCommand(m *model) func(t *rapid.T) Command {
 	return func(t *rapid.T) Command {
-		switch rapid.IntRange(0, 19).Draw(t, "command") {
-		case 0, 1, 2:
+		switch rapid.IntRange(0, 29).Draw(t, "command") {
+		case 0, 1:
 			n := rapid.IntRange(1, 3).Draw(t, "name")
 			life := rapid.IntRange(1, 3).Draw(t, "life")
 			word := fmt.Sprintf("%d.%d", n, life)
@@ -51,12 +54,12 @@ func drawCommand(m *model) func(t *rapid.T) Command {
 				Nonce: id(fmt.Sprintf("%s.%d", word, rapid.IntRange(1, 2).Draw(t, "attempt"))), Name: fmt.Sprintf("web-%d", n),
 				Server: id(fmt.Sprintf("s%d.%d", n, life/2)), Instance: id(word), TTL: 1000,
 				Proof:    wire.Proof{Boot: "b", NetNS: "n", Bound: fmt.Sprint(n, rapid.IntRange(0, 1).Draw(t, "port")), Started: int64(life)},
-				Previous: rapid.Uint64Range(0, worldSessions).Draw(t, "previous"),
+				Previous: drawSession(t, m),
 			}}
 		case 3:
-			return Close{Session: rapid.Uint64Range(1, worldSessions).Draw(t, "session")}
+			return Close{Session: drawSession(t, m)}
 		case 4:
-			c := Expire{Session: rapid.Uint64Range(1, worldSessions).Draw(t, "session"), Term: rapid.Uint64Range(1, 2).Draw(t, "term")}
+			c := Expire{Session: drawSession(t, m), Term: rapid.Uint64Range(1, 2).Draw(t, "term")}
 			if ses := m.sessions[c.Session]; ses != nil {
 				c.Seen = ses.renewed - uint64(rapid.IntRange(0, 1).Draw(t, "late"))
 			}
@@ -66,7 +69,7 @@ func drawCommand(m *model) func(t *rapid.T) Command {
 		case 6:
 			return Noop{}
 		default:
-			return drawOps(t)
+			return drawOps(t, m)
 		}
 	}
 }
@@ -74,68 +77,79 @@ func drawCommand(m *model) func(t *rapid.T) Command {
 // TestAgainstModel applies random entries to the machine and to the model, and compares all that they say. On the way a second
 // machine follows through snapshots and other batches, Views are kept, and what sessions are told is held against the promises.
 func TestAgainstModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		silent := rapid.IntRange(0, 4).Draw(t, "silent") == 0
-		start := Entry{Version: Version, Commands: []Command{
-			Found{Cluster: id("C"), Expect: 1, Voters: 3, Silent: silent},
-			Confirm{Cluster: id("C"), Server: id("s"), Clock: 1000},
-		}}
-		leader, follower := New(), New()
-		m, promises := newModel(silent, 1000), newPromises()
-		var waiting []*raft.Log // entries that the follower has not applied yet
-		kept := map[*View][]byte{}
+	for range 4 { // more than rapid's 100 worlds
+		rapid.Check(t, againstModel)
+	}
+}
 
-		commit := func(index uint64, e Entry) *Result {
-			l := &raft.Log{Type: raft.LogCommand, Index: index, Term: e.Term, Data: e.Encode()}
-			waiting = append(waiting, l)
-			return leader.Apply(l).(*Result)
+func againstModel(t *rapid.T) {
+	silent := rapid.IntRange(0, 4).Draw(t, "silent") == 0
+	start := Entry{Version: Version, Commands: []Command{
+		Found{Cluster: id("C"), Expect: 1, Voters: 3, Silent: silent},
+		Confirm{Cluster: id("C"), Server: id("s"), Clock: 1000},
+	}}
+	leader, follower := New(), New()
+	m, promises := newModel(silent, 1000), newPromises()
+	var waiting []*raft.Log // entries that the follower has not applied yet
+	kept := map[*View][]byte{}
+
+	commit := func(index uint64, e Entry) *Result {
+		l := &raft.Log{Type: raft.LogCommand, Index: index, Term: e.Term, Data: e.Encode()}
+		waiting = append(waiting, l)
+		return leader.Apply(l).(*Result)
+	}
+	start.Term = 1
+	commit(1, start)
+	for n := range 3 {
+		e := Entry{Version: Version, Term: 1, Wall: 1, Commands: []Command{Create{wire.CreateSession{
+			Nonce: id(fmt.Sprint("nonce", n)), Name: fmt.Sprintf("web-%d", n+1), Instance: id(fmt.Sprint(n)), Server: id(fmt.Sprint(n)), TTL: 1,
+		}}}}
+		commit(uint64(2+n), e)
+		m.apply(uint64(2+n), 1, e)
+	}
+	term := uint64(1)
+	for index := uint64(5); index < 60; index++ {
+		if rapid.IntRange(0, 30).Draw(t, "election") == 0 {
+			term = 2
 		}
-		start.Term = 1
-		commit(1, start)
-		term := uint64(1)
-		for index := uint64(2); index < 60; index++ {
-			if rapid.IntRange(0, 30).Draw(t, "election") == 0 {
-				term = 2
+		e := Entry{Version: Version, Term: term, Wall: int64(index) * 1_000_000}
+		e.Commands = rapid.SliceOfN(rapid.Custom(drawCommand(m)), 1, 4).Draw(t, "entry")
+		got, want := commit(index, e), m.apply(index, term, e)
+		if showResult(got) != showResult(want) || !reflect.DeepEqual(got.Replies, want.Replies) {
+			t.Fatalf("entry %d %+v\nmachine:\n%smodel:\n%s", index, e.Commands, showResult(got), showResult(want))
+		}
+		promises.hold(t, e, got)
+		switch rapid.IntRange(0, 9).Draw(t, "then") {
+		case 0:
+			v := leader.View()
+			kept[v] = snapshotOf(t, v)
+			if got, want := brief(v), m.dump(); got != want {
+				t.Fatalf("after entry %d\nmachine:\n%smodel:\n%s", index, got, want)
 			}
-			e := Entry{Version: Version, Term: term, Wall: int64(index) * 1_000_000}
-			e.Commands = rapid.SliceOfN(rapid.Custom(drawCommand(m)), 1, 4).Draw(t, "entry")
-			got, want := commit(index, e), m.apply(index, term, e)
-			if showResult(got) != showResult(want) || !reflect.DeepEqual(got.Replies, want.Replies) {
-				t.Fatalf("entry %d %+v\nmachine:\n%smodel:\n%s", index, e.Commands, showResult(got), showResult(want))
-			}
-			promises.hold(t, e, got)
-			switch rapid.IntRange(0, 9).Draw(t, "then") {
-			case 0:
-				v := leader.View()
-				kept[v] = snapshotOf(t, v)
-				if got, want := brief(v), m.dump(); got != want {
-					t.Fatalf("after entry %d\nmachine:\n%smodel:\n%s", index, got, want)
+		case 1: // the follower catches up in one batch
+			for _, a := range follower.ApplyBatch(waiting) {
+				if res := a.(*Result); res.Err != nil {
+					t.Fatal(res.Err)
 				}
-			case 1: // the follower catches up in one batch
-				for _, a := range follower.ApplyBatch(waiting) {
-					if res := a.(*Result); res.Err != nil {
-						t.Fatal(res.Err)
-					}
-				}
-				waiting = nil
-			case 2: // the follower is sent a snapshot
-				if err := follower.Restore(io.NopCloser(bytes.NewReader(snapshotOf(t, leader.View())))); err != nil {
-					t.Fatalf("after entry %d: %v", index, err)
-				}
-				waiting = nil
 			}
-		}
-		follower.ApplyBatch(waiting)
-		if a, b := snapshotOf(t, leader.View()), snapshotOf(t, follower.View()); !bytes.Equal(a, b) {
-			t.Fatalf("the same entries, other bytes\nleader:\n%sfollower:\n%s", dump(leader.View()), dump(follower.View()))
-		}
-		for v, before := range kept {
-			if !bytes.Equal(before, snapshotOf(t, v)) {
-				t.Fatalf("the View of entry %d has changed", v.Index())
+			waiting = nil
+		case 2: // the follower is sent a snapshot
+			if err := follower.Restore(io.NopCloser(bytes.NewReader(snapshotOf(t, leader.View())))); err != nil {
+				t.Fatalf("after entry %d: %v", index, err)
 			}
+			waiting = nil
 		}
-		checkEmpty(t, leader, 60, term)
-	})
+	}
+	follower.ApplyBatch(waiting)
+	if a, b := snapshotOf(t, leader.View()), snapshotOf(t, follower.View()); !bytes.Equal(a, b) {
+		t.Fatalf("the same entries, other bytes\nleader:\n%sfollower:\n%s", dump(leader.View()), dump(follower.View()))
+	}
+	for v, before := range kept {
+		if !bytes.Equal(before, snapshotOf(t, v)) {
+			t.Fatalf("the View of entry %d has changed", v.Index())
+		}
+	}
+	checkEmpty(t, leader, 60, term)
 }
 
 // brief is dump without its first and last line.
@@ -165,25 +179,27 @@ type promises struct {
 	lastFence uint64
 	keyOf     map[[2]uint64]string // what a request is for, by its first copy that was not after its end
 	over      map[[2]uint64]bool   // finished by its session
+	revoked   map[[2]uint64]bool
 	holder    map[string][2]uint64 // by key, as told
 	fences    map[[2]uint64]uint64
 }
 
 func newPromises() *promises {
 	return &promises{
-		keyOf: map[[2]uint64]string{}, over: map[[2]uint64]bool{}, holder: map[string][2]uint64{}, fences: map[[2]uint64]uint64{},
+		keyOf: map[[2]uint64]string{}, over: map[[2]uint64]bool{}, revoked: map[[2]uint64]bool{}, holder: map[string][2]uint64{}, fences: map[[2]uint64]uint64{},
 	}
 }
 
 // hold checks an entry of which each command's outcomes are known only together: what an entry ends, it ends before what it grants.
 func (p *promises) hold(t rapid.TB, e Entry, res *Result) {
-	for _, s := range res.Ended {
-		p.free(func(r [2]uint64) bool { return r[0] == s })
-	}
-	confirmed := map[[2]uint64]bool{}
-	for _, c := range e.Commands {
+	ended := func(r [2]uint64) bool { return slices.Contains(res.Ended, r[0]) }
+	p.free(ended)
+	defer p.free(ended)               // what they were granted and lost in the same entry
+	confirmed := map[[2]uint64]bool{} // no outcome tells of a confirmed end
+	defer p.free(func(r [2]uint64) bool { return confirmed[r] && p.revoked[r] })
+	for i, c := range e.Commands {
 		ops, ok := c.(Ops)
-		if !ok {
+		if !ok || res.Replies[i].Code != wire.CodeOK {
 			continue
 		}
 		for _, o := range ops.Ops {
@@ -204,6 +220,8 @@ func (p *promises) hold(t rapid.TB, e Entry, res *Result) {
 		case wire.OutEnded:
 			p.over[r] = true
 			p.free(func(h [2]uint64) bool { return h == r })
+		case wire.OutRevoked:
+			p.revoked[r] = true
 		case wire.OutGranted:
 			if p.over[r] {
 				t.Fatalf("request %v was granted after its end", r)
@@ -219,7 +237,7 @@ func (p *promises) hold(t rapid.TB, e Entry, res *Result) {
 			}
 			p.lastFence, p.fences[r] = o.Fence, o.Fence
 			key := p.keyOf[r]
-			if h, held := p.holder[key]; held && !confirmed[h] {
+			if h, held := p.holder[key]; held && !confirmed[h] && !ended(h) {
 				t.Fatalf("%q was granted to %v while %v holds it", key, r, h)
 			}
 			p.holder[key] = r
