@@ -6,7 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +174,27 @@ func TestConfigNotBuiltYet(t *testing.T) {
 	_, err := Config{Secret: secret[:31]}.settleOn(t.Context(), office)
 	if err == nil || strings.Contains(err.Error(), "s3cr3t") {
 		t.Errorf("a secret in an error: %v", err)
+	}
+}
+
+// Join says so before it opens anything: the port that it was given is free after as before.
+func TestJoinJudgesFirst(t *testing.T) {
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = port.Close() }()
+	taken := port.Addr().String() // Join would fail on it with another error
+	dir := filepath.Join(t.TempDir(), "data")
+	c, err := Join(Config{Bind: taken, DataDir: dir, Voters: 2, SessionTTL: time.Second})
+	if c != nil {
+		t.Error("a Cluster beside an error")
+	}
+	wantFaults(t, "Join", err, ErrInvalid, "Voters", "SessionTTL")
+	_, err = JoinContext(t.Context(), Config{Bind: taken, DataDir: dir, Secret: strings.Repeat("x", 32)})
+	wantFaults(t, "JoinContext", err, errors.ErrUnsupported, "Config.Secret")
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("DataDir was made: %v", err)
 	}
 }
 
