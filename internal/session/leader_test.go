@@ -35,7 +35,8 @@ type cluster struct {
 
 	delay    time.Duration // each message takes up to this long; 0: none
 	double   float64       // a message to the leader is applied again, later
-	cutAfter int           // links end after so many messages; 0: never. See fakeLink.pass
+	cuts     []int         // the links to come break at that message; see fakeLink.passLocked
+	cutRate  int           // each link breaks at a random message up to this; 0: none does
 	grants   uint64        // OutGranted outcomes of the state machine that were not repeats
 	granting func(key string, session, fence uint64)
 	keys     map[[2]uint64]string // of the requests seen, for granting
@@ -185,7 +186,12 @@ func (c *cluster) connect(ctx context.Context, s Sink) (Link, error) {
 		c.mu.Lock()
 		up := c.up
 		if c.led() {
-			l := &fakeLink{c: c, sink: s, done: make(chan struct{}), term: c.term, left: c.cutAfter, wakeUp: make(chan struct{}, 1), wakeDown: make(chan struct{}, 1)}
+			l := &fakeLink{c: c, sink: s, done: make(chan struct{}), term: c.term, wakeUp: make(chan struct{}, 1), wakeDown: make(chan struct{}, 1)}
+			if len(c.cuts) > 0 {
+				l.left, c.cuts = c.cuts[0], c.cuts[1:]
+			} else if c.cutRate > 0 {
+				l.left = 1 + c.rng.IntN(c.cutRate)
+			}
 			c.links[l] = true
 			c.wg.Go(func() { l.pump(&l.ups, l.wakeUp, true) }) // both end with the link, or with the cluster
 			c.wg.Go(func() { l.pump(&l.downs, l.wakeDown, false) })
@@ -248,7 +254,7 @@ func (l *fakeLink) pump(queue *[]func(), wake chan struct{}, up bool) {
 		}
 		var delay time.Duration
 		if l.c.delay > 0 {
-			delay = rand.N(l.c.delay)
+			delay = time.Duration(l.c.rng.Int64N(int64(l.c.delay)))
 		}
 		l.c.mu.Unlock()
 		if next == nil {
@@ -285,7 +291,7 @@ func (l *fakeLink) pump(queue *[]func(), wake chan struct{}, up bool) {
 
 // again applies a message once more, later, also after a change of leader.
 func (c *cluster) again(message func()) {
-	wait := rand.N(3 * time.Second)
+	wait := time.Duration(c.rng.Int64N(int64(3 * time.Second)))
 	c.wg.Go(func() {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
