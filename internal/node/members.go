@@ -191,3 +191,6 @@ func firstConfiguration(bootstrap bool, voters []wire.UUID) *raft.Configuration 
 	}
 	return conf
 }
+
+// RunsRaft says whether this process takes part in the Raft group.
+func (n *Node) RunsRaft() bool { return n.group.Load() != nil }

@@ -264,8 +264,10 @@ func (n *Node) Open() bool {
 func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error) {
 	for {
 		changed := n.Changed()
-		if k := n.tryLink(ctx, sink); k != nil {
-			return k, nil
+		if n.Open() { // before, nobody is given a session
+			if k := n.tryLink(ctx, sink); k != nil {
+				return k, nil
+			}
 		}
 		if err := n.waitRetry(ctx, changed); err != nil {
 			return nil, err

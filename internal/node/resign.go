@@ -8,12 +8,15 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
 const (
 	// transferPatience bounds a leadership transfer, which can hang (raft #696); after it an election does the same, only slower.
 	transferPatience = 2 * time.Second
+	// askPatience bounds one question to the leader for a seat to be given up.
+	askPatience = 500 * time.Millisecond
 	// gossipPatience bounds telling the others that this process goes.
 	gossipPatience = time.Second
 )
@@ -39,8 +42,7 @@ func (n *Node) giveUpSeat(ctx context.Context) error {
 	if !known || !voters[server] {
 		return nil
 	}
-	others := n.othersAlive()
-	if len(voters) == 1 && others == 0 {
+	if n.othersStaying() == 0 {
 		return nil // nobody is left to take it
 	}
 	if len(voters) > 1 {
@@ -56,10 +58,11 @@ func (n *Node) giveUpSeat(ctx context.Context) error {
 	return nil
 }
 
-func (n *Node) othersAlive() int {
+// othersStaying counts the other processes that could vote and have not said that they leave.
+func (n *Node) othersStaying() int {
 	count := 0
 	for _, m := range n.Members() {
-		if !m.Self && m.State == "alive" && m.MayVote {
+		if !m.Self && m.State == gossip.Alive && m.MayVote && !m.Leaving {
 			count++
 		}
 	}
@@ -94,10 +97,12 @@ func (n *Node) transfer() {
 func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 	for {
 		changed := n.Changed()
-		_, err := n.askLeader(ctx, func(ctx context.Context, l *lead) ([]byte, error) {
+		actx, cancel := context.WithTimeout(ctx, askPatience) // who else stays may change while the leader is at it
+		_, err := n.askLeader(actx, func(ctx context.Context, l *lead) ([]byte, error) {
 			return nil, n.letGo(ctx, l, server)
 		}, callResign, encodeUUID(server))
-		if err == nil {
+		cancel()
+		if err == nil || n.othersStaying() == 0 {
 			return nil
 		}
 		if werr := n.waitRetry(ctx, changed); werr != nil {
