@@ -32,10 +32,10 @@ func newBound(now time.Duration) bound {
 
 // led takes news from the Raft group.
 func (m *Machine) led(ev Led) {
-	if ev.Cluster != m.s.Cluster || m.s.Open {
-		return
-	}
 	b := &m.bound
+	if ev.Cluster != m.s.Cluster || m.s.Open || b.stopping {
+		return // while Raft stops here, what others tell must wait: it decides whether Raft starts again
+	}
 	b.news = ev
 	if ev.Leader {
 		b.everLed, b.ledAt = true, m.now
@@ -213,11 +213,11 @@ func (m *Machine) deserted() bool {
 // stopped ends or takes back the giving up.
 func (m *Machine) stopped(ev Stopped) {
 	b := &m.bound
-	if ev.Cluster != m.s.Cluster || m.s.Open || !b.stopping {
+	if ev.Cluster != m.s.Cluster || !b.stopping {
 		return
 	}
 	b.stopping = false
-	if ev.Empty {
+	if ev.Empty && !m.seenOpen(ev.Cluster) {
 		m.leave("it never had a leader")
 		return
 	}

@@ -34,10 +34,11 @@ type sim struct {
 // plan is what a seed chose.
 type plan struct {
 	n, expect, voters      int
+	sides                  int // into which a cut divides
 	durable                bool
 	loss, dup, slow        float64 // of messages
 	crashes, pauses, cuts  bool
-	stepCrash              float64       // chance of a crash at each action
+	stepFault              float64       // chance of a fault at each action
 	faults                 time.Duration // how long they go on
 	late                   time.Duration // processes start within
 	noVote                 int           // how many may not
@@ -58,6 +59,7 @@ type proc struct {
 	logs     map[wire.UUID]*simLog    // on disk or in memory
 	heard    map[wire.UUID]*heardPeer // gossip: by instance
 	inbox    []Event                  // while paused
+	rest     []Action                 // of the step in which it was paused
 	life     int                      // counts restarts, so that what was scheduled for an earlier life is dropped
 }
 
@@ -174,7 +176,7 @@ func (p *proc) runs() bool { return p.up && !p.paused }
 // start begins a life of p.
 func (s *sim) start(p *proc) {
 	p.life++
-	p.up, p.paused, p.inbox = true, false, nil
+	p.up, p.paused, p.inbox, p.rest = true, false, nil, nil
 	p.instance = s.mint()
 	p.heard = make(map[wire.UUID]*heardPeer)
 	p.raft = wire.UUID{}
@@ -255,10 +257,19 @@ func (s *sim) step(p *proc, ev Event) {
 		p.inbox = append(p.inbox, ev)
 		return
 	}
+	s.perform(p, p.m.Step(s.now, ev))
+}
+
+// perform does what a machine said. A fault may come before each action.
+func (s *sim) perform(p *proc, acts []Action) {
 	life := p.life
-	for _, a := range p.m.Step(s.now, ev) {
-		if !s.calm && s.plan.crashes && s.chance(s.plan.stepCrash) {
-			s.crash(p)
+	for i, a := range acts {
+		if !s.calm && s.chance(s.plan.stepFault) {
+			s.strike(p)
+		}
+		if p.life == life && p.paused {
+			p.rest = append(p.rest, acts[i:]...)
+			return
 		}
 		if p.life != life {
 			return

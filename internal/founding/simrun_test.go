@@ -21,7 +21,8 @@ var (
 // choose draws a plan.
 func choose(r *rand.Rand) plan {
 	p := plan{
-		n: 1 + r.IntN(5), voters: []int{1, 3, 3, 3, 5}[r.IntN(5)], durable: r.IntN(2) == 0,
+		sides: 2,
+		n:     1 + r.IntN(5), voters: []int{1, 3, 3, 3, 5}[r.IntN(5)], durable: r.IntN(2) == 0,
 		faults: time.Duration(r.IntN(40)) * time.Second,
 		tick:   250 * time.Millisecond, look: 400 * time.Millisecond, groupTicks: 250 * time.Millisecond,
 	}
@@ -39,7 +40,13 @@ func choose(r *rand.Rand) plan {
 		p.loss, p.dup, p.slow = r.Float64()*0.4, r.Float64()*0.4, r.Float64()*0.2
 	}
 	p.pauses, p.cuts, p.crashes = r.IntN(2) == 0, r.IntN(2) == 0, r.IntN(2) == 0
-	p.stepCrash = []float64{0, 0.005, 0.02}[r.IntN(3)]
+	p.stepFault = []float64{0, 0.01, 0.04}[r.IntN(3)]
+	if r.IntN(30) == 0 { // many processes, one voter, long cuts: several clusters begin, none has enough confirmers
+		p.n, p.voters, p.cuts, p.sides, p.crashes = 4+r.IntN(5), 1, true, 3, false
+		p.expect = p.n/2 + 1 + r.IntN(2)
+		p.noVote = min(p.noVote, p.n-1)
+		p.faults += 40 * time.Second
+	}
 	return p
 }
 
@@ -70,27 +77,30 @@ func newSim(seed uint64, trace bool) *sim {
 // fault brings one fault, and the next.
 func (s *sim) fault() {
 	s.after(s.upTo(6*time.Second), func() {
-		if s.calm {
-			return
+		if !s.calm {
+			s.strike(s.procs[s.rng.IntN(len(s.procs))])
+			s.fault()
 		}
-		p := s.procs[s.rng.IntN(len(s.procs))]
-		switch kind := s.rng.IntN(3); {
-		case kind == 0 && s.plan.crashes:
-			s.crash(p)
-		case kind == 1 && s.plan.pauses && p.runs():
-			p.paused = true
-			s.logf("%s pauses", p.name)
-			life := p.life
-			s.after(s.upTo(25*time.Second), func() { s.resume(p, life) })
-		case kind == 2 && s.plan.cuts:
-			for i := range s.side {
-				s.side[i] = s.rng.IntN(2)
-			}
-			s.logf("cut %v", s.side)
-			s.after(s.upTo(25*time.Second), s.heal)
-		}
-		s.fault()
 	})
+}
+
+// strike brings a fault of a kind that the plan allows.
+func (s *sim) strike(p *proc) {
+	switch kind := s.rng.IntN(3); {
+	case kind == 0 && s.plan.crashes:
+		s.crash(p)
+	case kind == 1 && s.plan.pauses && p.runs():
+		p.paused = true
+		s.logf("%s pauses", p.name)
+		life := p.life
+		s.after(s.upTo(25*time.Second), func() { s.resume(p, life) })
+	case kind == 2 && s.plan.cuts:
+		for i := range s.side {
+			s.side[i] = s.rng.IntN(s.plan.sides)
+		}
+		s.logf("cut %v", s.side)
+		s.after(s.upTo(25*time.Second), s.heal)
+	}
 }
 
 func (s *sim) heal() { clear(s.side) }
@@ -101,12 +111,13 @@ func (s *sim) resume(p *proc, life int) {
 	}
 	s.logf("%s goes on", p.name)
 	p.paused = false
-	inbox := p.inbox
-	p.inbox = nil
+	inbox, rest := p.inbox, p.rest
+	p.inbox, p.rest = nil, nil
+	s.perform(p, rest)
 	s.rng.Shuffle(len(inbox), func(i, j int) { inbox[i], inbox[j] = inbox[j], inbox[i] })
 	for _, ev := range inbox {
 		if p.life == life {
-			s.step(p, ev)
+			s.step(p, ev) // which may pause it again
 		}
 	}
 }
@@ -160,8 +171,14 @@ func (s *sim) intact(g *simGroup) int {
 // stuck names a process that is bound to a cluster that lost its majority: the one reason not to come to one open cluster.
 func (s *sim) stuck() (string, bool) {
 	for _, p := range s.procs {
-		if g := s.groups[p.m.Cluster()]; g != nil && s.intact(g) < len(g.voters)/2+1 {
+		g := s.groups[p.m.Cluster()]
+		if g != nil && s.intact(g) < len(g.voters)/2+1 {
 			return fmt.Sprintf("%s is of %s, which lost its majority", p.name, short(g.cluster)), true
+		}
+		for _, o := range s.order {
+			if g != nil && o != g && g.opened > 0 && o.opened > 0 { // checkOpen has allowed it
+				return fmt.Sprintf("%s and %s are both open", short(g.cluster), short(o.cluster)), true
+			}
 		}
 	}
 	return "", false
