@@ -30,6 +30,9 @@ func TestJudge(t *testing.T) {
 		{name: "a paused process relies on what it lost", pauses: []pause{{"a", 15}}, holds: []hold{
 			{Process: "a", Key: key, Fence: 10, Asked: 0, Granted: 10, Kept: 90, Ended: never},
 			{Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 60, Kept: 70, Ended: 80}}},
+		{name: "a process is paused while it asks", pauses: []pause{{"a", 5}}, holds: []hold{
+			{Process: "a", Key: key, Fence: 10, Asked: 0, Granted: 90, Kept: 91, Ended: never},
+			{Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 60, Kept: 95, Ended: 98}}},
 
 		{name: "overlapping holds", want: "two held one key", holds: []hold{a, {Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 15, Kept: 40, Ended: 50}}},
 		{name: "one hold within another", want: "two held one key", holds: []hold{
@@ -37,6 +40,9 @@ func TestJudge(t *testing.T) {
 			{Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 15, Kept: 40, Ended: 50}}},
 		{name: "overlap before the pause", want: "two held one key", pauses: []pause{{"a", 18}}, holds: []hold{
 			{Process: "a", Key: key, Fence: 10, Asked: 0, Granted: 10, Kept: 90, Ended: never},
+			{Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 15, Kept: 17, Ended: 19}}},
+		{name: "overlap after the pause", want: "two held one key", pauses: []pause{{"a", 1}}, holds: []hold{
+			{Process: "a", Key: key, Fence: 10, Asked: 5, Granted: 10, Kept: 90, Ended: never},
 			{Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 15, Kept: 17, Ended: 19}}},
 		{name: "overlap, and another process was paused", want: "two held one key", pauses: []pause{{"b", 20}}, holds: []hold{
 			{Process: "a", Key: key, Fence: 10, Asked: 0, Granted: 10, Kept: 90, Ended: never},

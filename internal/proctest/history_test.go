@@ -28,21 +28,29 @@ type hold struct {
 	Ended   instant `json:"ended"`   // after Unlock was answered; never, when it wasn't
 }
 
-// pause is when a process did not run: from before SIGSTOP or SIGKILL was sent. Nothing is promised to what relied on a grant while
-// its process slept through the deadline: only fences help there.
+// pause is when a process did not run: from before SIGSTOP or SIGKILL was sent.
 type pause struct {
 	process string
 	at      instant
 }
 
-// clip ends what holders relied on where their process was stopped.
+// clip takes out what is promised to nobody: a process that sleeps through its deadline may go on relying on a grant (only fences help
+// there), so that a hold counts until its process was stopped; and one that was stopped while it asked may get its answer late.
 func clip(holds []hold, pauses []pause) []hold {
-	clipped := slices.Clone(holds)
-	for i, h := range clipped {
+	clipped := make([]hold, 0, len(holds))
+	for _, h := range holds {
+		asking := false
 		for _, p := range pauses {
-			if p.process == h.Process && p.at < h.Kept {
-				clipped[i].Kept = max(min(p.at, clipped[i].Kept), 0)
+			if p.process != h.Process {
+				continue
 			}
+			asking = asking || h.Asked <= p.at && p.at < h.Granted
+			if h.Granted <= p.at {
+				h.Kept = min(h.Kept, p.at)
+			}
+		}
+		if !asking {
+			clipped = append(clipped, h)
 		}
 	}
 	return clipped

@@ -1,0 +1,462 @@
+//go:build unix
+
+package proctest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/godistlock/distlock"
+)
+
+// patience bounds every wait of a test; what is waited for takes a fraction of it.
+const patience = 30 * time.Second
+
+// fleet is a cluster of real processes on loopback.
+type fleet struct {
+	t       *testing.T
+	dir     string
+	durable bool
+	ttl     time.Duration
+	members []*member
+
+	mu     sync.Mutex // guards all below
+	holds  map[holdID]hold
+	pauses []pause
+	losses []loss
+}
+
+// holdID tells holds apart; a fence that was given twice makes two of them.
+type holdID struct {
+	process, key string
+	fence        uint64
+}
+
+// member is one place in the fleet, with one process after the other.
+type member struct {
+	fleet *fleet
+	name  string
+	addr  string
+	lives int
+	*life // the present one
+}
+
+// life is one process of a member.
+type life struct {
+	id   string
+	cmd  *exec.Cmd
+	pipe *pipe
+	log  string
+	dead chan struct{} // closed when it is dead and all that it said is heard
+
+	mu       sync.Mutex // guards all below
+	calls    uint64
+	waiting  map[uint64]chan answer // nil once it is dead
+	expected bool                   // its death
+}
+
+func newFleet(t *testing.T, n int, durable bool, ttl time.Duration) *fleet {
+	t.Helper()
+	f := &fleet{t: t, dir: t.TempDir(), durable: durable, ttl: ttl, holds: make(map[holdID]hold)}
+	for i, addr := range freeAddrs(t, n) {
+		f.members = append(f.members, &member{fleet: f, name: fmt.Sprintf("m%d", i+1), addr: addr})
+	}
+	t.Cleanup(f.end)
+	return f
+}
+
+// startFleet starts n processes and waits until all have joined and know a leader.
+func startFleet(t *testing.T, n int, durable bool, ttl time.Duration) *fleet {
+	t.Helper()
+	f := newFleet(t, n, durable, ttl)
+	f.start(f.members...)
+	f.leader()
+	return f
+}
+
+// freeAddrs picks n loopback addresses whose port is free for TCP and for UDP.
+func freeAddrs(t *testing.T, n int) (addrs []string) {
+	t.Helper()
+	for len(addrs) < n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		p, err := net.ListenPacket("udp", l.Addr().String())
+		if err != nil {
+			continue
+		}
+		defer p.Close()
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
+}
+
+// start gives each of members a process and waits until they have joined.
+func (f *fleet) start(members ...*member) {
+	f.t.Helper()
+	if err := f.spawn(members...)(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// spawn gives each of members a process that joins. The answer waits until they have joined; it may be called on any goroutine.
+func (f *fleet) spawn(members ...*member) (joined func() error) {
+	f.t.Helper()
+	var joins sync.WaitGroup
+	errs := make([]error, len(members))
+	for i, m := range members {
+		m.spawn()
+		cfg := &config{Process: m.id, Name: m.name, Bind: m.addr, Expect: len(f.members), TTL: f.ttl}
+		for _, other := range f.members {
+			if other != m {
+				cfg.Peers = append(cfg.Peers, other.addr)
+			}
+		}
+		if f.durable {
+			cfg.Dir = filepath.Join(f.dir, m.name)
+		}
+		joins.Go(func() {
+			if a := m.call(command{Do: "join", Config: cfg, Timeout: patience}); a.Error != "" {
+				errs[i] = fmt.Errorf("%s joins: %s", m.id, a.Error)
+			}
+		})
+	}
+	return func() error {
+		joins.Wait()
+		return errors.Join(errs...)
+	}
+}
+
+// spawn starts a process of the test's own binary. It ends with its standard input.
+func (m *member) spawn() {
+	t := m.fleet.t
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.lives++
+	l := &life{id: fmt.Sprintf("%s/%d", m.name, m.lives), dead: make(chan struct{}), waiting: make(map[uint64]chan answer)}
+	l.log = filepath.Join(m.fleet.dir, strings.ReplaceAll(l.id, "/", "-")+".log")
+	log, err := os.Create(l.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close() // the process has its own
+	l.cmd = exec.Command(exe)
+	l.cmd.Env = append(os.Environ(), memberEnv+"=1")
+	l.cmd.Stderr = log
+	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the kernel wakes or ends a paused process of a group that lost its parent
+	in, err := l.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l.pipe = newPipe(out, in)
+	m.life = l
+	go m.fleet.listen(l) // ended by the process's death, which end awaits
+}
+
+// listen hears a process until it is dead.
+func (f *fleet) listen(l *life) {
+	defer close(l.dead)
+	for {
+		var a answer
+		if err := l.pipe.receive(&a); err != nil {
+			break
+		}
+		switch {
+		case a.Hold != nil:
+			f.mu.Lock()
+			f.holds[holdID{a.Hold.Process, a.Hold.Key, a.Hold.Fence}] = *a.Hold
+			f.mu.Unlock()
+		case a.Loss != nil:
+			f.mu.Lock()
+			f.losses = append(f.losses, *a.Loss)
+			f.mu.Unlock()
+		case a.Fault != "":
+			f.t.Error(a.Fault)
+		default:
+			l.mu.Lock()
+			to := l.waiting[a.ID]
+			delete(l.waiting, a.ID)
+			l.mu.Unlock()
+			if to != nil {
+				to <- a
+			}
+		}
+	}
+	exit := l.cmd.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.expected {
+		f.t.Errorf("%s died unasked: %v", l.id, exit)
+	}
+	for _, to := range l.waiting {
+		to <- answer{Error: l.id + " is dead"}
+	}
+	l.waiting = nil
+}
+
+// call tells the member's process to do something and waits for the answer.
+func (m *member) call(c command) answer {
+	l := m.life
+	to := make(chan answer, 1)
+	l.mu.Lock()
+	if l.waiting == nil {
+		l.mu.Unlock()
+		return answer{Error: l.id + " is dead"}
+	}
+	l.calls++
+	c.ID = l.calls
+	l.waiting[c.ID] = to
+	l.mu.Unlock()
+	_ = l.pipe.send(c) // a dead process is noticed by listen
+	select {
+	case a := <-to:
+		return a
+	case <-time.After(patience + c.Timeout):
+		return answer{Error: fmt.Sprintf("%s did not answer %q", l.id, c.Do)}
+	}
+}
+
+// must is call for what has to succeed.
+func (m *member) must(c command) answer {
+	m.fleet.t.Helper()
+	if c.Timeout == 0 {
+		c.Timeout = patience
+	}
+	a := m.call(c)
+	if a.Error != "" {
+		m.fleet.t.Fatalf("%s of %q by %s: %s", c.Do, c.Key, m.id, a.Error)
+	}
+	return a
+}
+
+// kill ends the member's process by SIGKILL and answers when.
+func (m *member) kill() instant {
+	m.life.mu.Lock()
+	m.expected = true
+	m.life.mu.Unlock()
+	at := m.fleet.stopped(m)
+	if err := m.cmd.Process.Kill(); err != nil {
+		m.fleet.t.Fatalf("kill %s: %v", m.id, err)
+	}
+	<-m.dead
+	return at
+}
+
+// stop pauses the member's process until cont.
+func (m *member) stop() instant {
+	at := m.fleet.stopped(m)
+	m.signal(syscall.SIGSTOP)
+	return at
+}
+
+func (m *member) cont() { m.signal(syscall.SIGCONT) }
+
+func (m *member) signal(s syscall.Signal) {
+	m.fleet.t.Helper()
+	if err := m.cmd.Process.Signal(s); err != nil {
+		m.fleet.t.Fatalf("%v to %s: %v", s, m.id, err)
+	}
+}
+
+func (f *fleet) stopped(m *member) instant {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := now()
+	f.pauses = append(f.pauses, pause{m.id, at})
+	return at
+}
+
+// others are all members but m.
+func (f *fleet) others(m *member) []*member {
+	return slices.DeleteFunc(slices.Clone(f.members), func(o *member) bool { return o == m })
+}
+
+// leader waits until all of members (default: all) can take locks and name the same one of all as leader.
+func (f *fleet) leader(members ...*member) (leader *member) {
+	f.t.Helper()
+	if len(members) == 0 {
+		members = f.members
+	}
+	var seen []string
+	f.until("a leader that all know", func() bool {
+		seen = seen[:0]
+		for _, m := range members {
+			st := m.must(command{Do: "status"}).Status
+			seen = append(seen, fmt.Sprintf("%s ready=%v says %q", m.id, st.Ready, st.Leader))
+			i := slices.IndexFunc(f.members, func(o *member) bool { return o.name == st.Leader })
+			if !st.Ready || i < 0 || (m != members[0] && f.members[i] != leader) {
+				return false
+			}
+			leader = f.members[i]
+		}
+		return slices.Contains(members, leader)
+	}, &seen)
+	return leader
+}
+
+// until waits for something that only asking again shows.
+func (f *fleet) until(what string, cond func() bool, seen *[]string) {
+	f.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(patience); !cond(); {
+		select {
+		case <-tick.C:
+		case <-limit:
+			f.t.Fatalf("%s: not within %v; %q", what, patience, *seen)
+		}
+	}
+}
+
+// voters waits until n members are voters, as every one of them sees it.
+func (f *fleet) voters(n int) {
+	f.t.Helper()
+	var seen []string
+	f.until(fmt.Sprintf("%d voters", n), func() bool {
+		seen = seen[:0]
+		for _, m := range f.members {
+			st := m.must(command{Do: "status"}).Status
+			voters := 0
+			for _, o := range st.Members {
+				if o.Role == distlock.Voter && o.State == distlock.Alive {
+					voters++
+				}
+			}
+			seen = append(seen, fmt.Sprintf("%s is %s and sees %d", m.id, st.Role, voters))
+			if voters != n {
+				return false
+			}
+		}
+		return true
+	}, &seen)
+}
+
+// load lets all of members (default: all) take locks until rest.
+func (f *fleet) load(l load, members ...*member) {
+	f.t.Helper()
+	if len(members) == 0 {
+		members = f.members
+	}
+	for i, m := range members {
+		l.Seed += uint64(i + m.lives*100)
+		m.must(command{Do: "load", Load: &l})
+	}
+}
+
+// rest ends the load of all members and waits until their locks are back.
+func (f *fleet) rest() {
+	f.t.Helper()
+	for _, m := range f.members {
+		m.must(command{Do: "rest", Timeout: 2 * patience})
+	}
+}
+
+// grants is how many holds have been reported.
+func (f *fleet) grants() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.holds)
+}
+
+// progress waits until n more holds have been reported.
+func (f *fleet) progress(n int) {
+	f.t.Helper()
+	from := f.grants()
+	var seen []string
+	f.until(fmt.Sprintf("%d more grants", n), func() bool { return f.grants() >= from+n }, &seen)
+}
+
+// verdict judges all that was recorded: the history, and that no session was lost but of processes that were themselves stopped.
+func (f *fleet) verdict() {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	holds := make([]hold, 0, len(f.holds))
+	for _, h := range f.holds {
+		holds = append(holds, h)
+	}
+	if fault := judge(holds, f.pauses); fault != "" {
+		f.t.Error(fault)
+	}
+	for _, l := range unexcused(f.losses, f.pauses) {
+		f.t.Errorf("%s lost its session (since %v) at %v: %s", l.Process, time.Duration(l.Since), time.Duration(l.At), l.Cause)
+	}
+	f.t.Logf("%d grants judged, %d stops, %d sessions lost by stopped processes", len(holds), len(f.pauses), len(f.losses))
+}
+
+// unexcused are the losses of processes that were not stopped while they had the session.
+func unexcused(losses []loss, pauses []pause) (bad []loss) {
+	for _, l := range losses {
+		if !slices.ContainsFunc(pauses, func(p pause) bool { return p.process == l.Process && l.Since <= p.at && p.at <= l.At }) {
+			bad = append(bad, l)
+		}
+	}
+	return bad
+}
+
+// end kills what still lives, and shows the logs of a test that failed.
+func (f *fleet) end() {
+	for _, m := range f.members {
+		if m.life == nil {
+			continue
+		}
+		m.life.mu.Lock()
+		m.expected = true
+		m.life.mu.Unlock()
+		_ = m.cmd.Process.Kill() // dead ones are as good
+		<-m.dead
+	}
+	if !f.t.Failed() {
+		return
+	}
+	logs, err := filepath.Glob(filepath.Join(f.dir, "*.log"))
+	if err != nil {
+		f.t.Error(err)
+	}
+	const tail = 6000
+	for _, path := range logs {
+		if b, err := os.ReadFile(path); err == nil {
+			f.t.Logf("%s:\n%s", filepath.Base(path), b[max(0, len(b)-tail):])
+		}
+	}
+}
+
+// client waits until one member is no voter.
+func (f *fleet) client() (client *member) {
+	f.t.Helper()
+	var seen []string
+	f.until("one member is no voter", func() bool {
+		seen = seen[:0]
+		for _, m := range f.members {
+			st := m.must(command{Do: "status"}).Status
+			seen = append(seen, fmt.Sprintf("%s is %s", m.id, st.Role))
+			if st.Role != distlock.Voter {
+				client = m
+			}
+		}
+		return client != nil
+	}, &seen)
+	return client
+}
