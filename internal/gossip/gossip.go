@@ -29,8 +29,8 @@ type Config struct {
 	// Accept answers the next gossip stream that came in, or an error once there will be none or ctx has ended.
 	Accept func(ctx context.Context) (net.Conn, error)
 
-	// Seeds answers where others may be, each an IP:port, and what it could not find out (a name that doesn't resolve) as an error
-	// beside them. It is asked again from time to time, with a ctx that ends after lookupTimeout.
+	// Seeds answers where others may be, and what it could not find out (a name that doesn't resolve) as an error beside them. Names among
+	// them are looked up. It is asked again from time to time, with a ctx that ends after lookupTimeout.
 	Seeds func(ctx context.Context) ([]string, error)
 
 	// Advertise is the IP:port that others send packets to. When empty it is taken from Self.Addr, whose name is looked up.
@@ -106,16 +106,21 @@ const (
 	streamTimeout = 2 * time.Second
 	lookupTimeout = 2 * time.Second
 	maxLeave      = 5 * time.Second
+
+	awarenessMax = 4 // how far memberlist stretches the probes' interval while it finds itself slow
 )
+
+// label keeps groups apart on packets and streams: at most 73 of 255 bytes.
+func label(group string) string { return "distlock/" + group }
 
 func (g *Gossip) settings() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	c.Name = g.node // a restarted process is a new node, so no node is ever taken for its predecessor
 	c.Transport = g.tr
-	c.Label = "distlock/" + g.cfg.Group // keeps groups apart on packets and streams; at most 73 of 255 bytes
+	c.Label = label(g.cfg.Group)
 	c.TCPTimeout = streamTimeout
 	c.ProbeInterval, c.ProbeTimeout = probeInterval, probeTimeout
-	c.AwarenessMaxMultiplier = 4
+	c.AwarenessMaxMultiplier = awarenessMax
 	c.GossipInterval = 100 * time.Millisecond
 	c.PushPullInterval = 15 * time.Second
 	c.DeadNodeReclaimTime = time.Second // 0 would refuse a node at a new address for as long as it is remembered
@@ -193,6 +198,12 @@ func (g *Gossip) Leave(timeout time.Duration) error {
 // Close stops at once. Without Leave the others find out by probing. It waits for all goroutines that it started.
 func (g *Gossip) Close() error {
 	g.cancel()
+	err := g.shutdown()
+	g.wg.Wait() // not under life, which the updater may be waiting for
+	return err
+}
+
+func (g *Gossip) shutdown() error {
 	g.life.Lock() // waits for a Leave, which has its limit
 	defer g.life.Unlock()
 	if g.closed {
@@ -200,9 +211,7 @@ func (g *Gossip) Close() error {
 	}
 	g.closed = true
 	g.members.close()
-	err := g.ml.Shutdown()
-	g.wg.Wait()
-	return err
+	return g.ml.Shutdown()
 }
 
 func hint(ch chan struct{}) {

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/godistlock/distlock/internal/discover"
 )
 
 // How often others are looked for: from firstRetry on, doubling up to hurryRetry, while this process is alone or sees fewer than it
@@ -31,7 +34,6 @@ type seedBook struct {
 	mu       sync.Mutex // guards what follows
 	asked    bool
 	err      error                   // of the last time that Seeds was asked
-	odd      map[string]bool         // seeds that are no IP:port
 	known    map[netip.AddrPort]bool // whether an exchange with it has succeeded
 	current  []netip.AddrPort        // of the last time
 	inFlight map[netip.AddrPort]bool
@@ -44,23 +46,20 @@ func (b *seedBook) init(advertise netip.AddrPort, bound net.Addr) {
 			b.own = append(b.own, unmap(ap))
 		}
 	}
-	b.odd = map[string]bool{}
 	b.known = map[netip.AddrPort]bool{}
 	b.inFlight = map[netip.AddrPort]bool{}
 }
 
-// learn takes what Seeds answered.
+// learn takes what Seeds answered, resolved.
 func (b *seedBook) learn(seeds []string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked, b.err = true, err
 	b.current = b.current[:0]
-	clear(b.odd)
 	for _, s := range seeds[:min(len(seeds), maxSeeds)] {
 		ap, err := netip.ParseAddrPort(s)
-		if err != nil || ap.Port() == 0 {
-			b.odd[s] = true
-			continue
+		if err != nil {
+			continue // Resolve answers no such thing
 		}
 		if ap = unmap(ap); slices.Contains(b.own, ap) {
 			continue
@@ -112,9 +111,6 @@ func (g *Gossip) KnownUnanswered() []string {
 			all = append(all, ap.String())
 		}
 	}
-	for s := range b.odd {
-		all = append(all, s)
-	}
 	slices.Sort(all)
 	if b.err != nil {
 		all = append(all, b.err.Error())
@@ -158,6 +154,8 @@ func (g *Gossip) ask() {
 	ctx, cancel := context.WithTimeout(g.ctx, lookupTimeout)
 	defer cancel()
 	seeds, err := g.cfg.Seeds(ctx)
+	seeds, unresolved := discover.Resolve(ctx, seeds, nil) // mostly they are resolved already
+	err = errors.Join(err, unresolved)
 	if err != nil && g.ctx.Err() == nil && g.members.lines.due("seeds") {
 		g.log.Warn("gossip: not all peers could be looked up", "error", err)
 	}

@@ -128,7 +128,7 @@ func read(n *memberlist.Node) (Meta, error) {
 	if m.Instance.String() != n.Name {
 		return Meta{}, fmt.Errorf("%w: instance %s under the name of %.40q", wire.ErrMalformed, m.Instance, n.Name)
 	}
-	if a, ok := netip.AddrFromSlice(n.Addr); !ok || a.IsUnspecified() || n.Port == 0 {
+	if a, ok := netip.AddrFromSlice(n.Addr); !ok || a.Unmap().IsUnspecified() || n.Port == 0 {
 		return Meta{}, fmt.Errorf("%w: no address for packets", wire.ErrMalformed)
 	}
 	// A process that claims another range of protocols would make memberlist refuse every later exchange with anybody.
@@ -224,7 +224,7 @@ func (t *table) put(n *memberlist.Node, s State) bool {
 	r.Meta, r.State, r.addr = m, s, netip.AddrPortFrom(a.Unmap(), n.Port)
 	r.everAlive = r.everAlive || s == Alive
 	r.overridden = t.conflictsWith(m)
-	if s != Alive {
+	if len(t.rows)-t.living > maxDead {
 		t.forget(now)
 	}
 	return true

@@ -16,7 +16,7 @@ import (
 // Bounds of the transport. What comes or goes beyond them is dropped: gossip lives with losses, and nothing in it may block.
 const (
 	maxPacket      = 65507 // the most that one UDP packet carries
-	packetsWaiting = 512   // in either direction
+	packetsWaiting = 512   // to be sent; what came in waits in the socket
 	maxStreams     = 128   // accepted and not yet closed
 )
 
@@ -28,14 +28,16 @@ type transport struct {
 	dial      func(ctx context.Context, addr string) (net.Conn, error)
 	accept    func(ctx context.Context) (net.Conn, error)
 	advertise netip.AddrPort
+	label     string
 	heard     func(node string) // a stream that was dialed to node has answered
 	log       *slog.Logger
 
 	ctx     context.Context // ends with shutdown
 	cancel  context.CancelFunc
-	in      chan *memberlist.Packet // never closed: memberlist would read a nil packet
+	in      chan *memberlist.Packet // without a buffer; never closed: memberlist would read a nil packet
 	out     chan outPacket
 	streams chan net.Conn
+	pings   pings
 	wg      sync.WaitGroup // reader, writer, acceptor
 	once    sync.Once
 
@@ -55,7 +57,8 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 func newTransport(cfg Config, advertise netip.AddrPort, heard func(string), log *slog.Logger) *transport {
 	t := &transport{
 		packets: cfg.Packets, dial: cfg.Dial, accept: cfg.Accept, advertise: advertise, heard: heard, log: log,
-		in:      make(chan *memberlist.Packet, packetsWaiting),
+		label:   label(cfg.Group),
+		in:      make(chan *memberlist.Packet),
 		out:     make(chan outPacket, packetsWaiting),
 		streams: make(chan net.Conn),
 		conns:   map[*stream]struct{}{},
@@ -89,7 +92,7 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	if err != nil || ap.Port() == 0 {
 		return time.Time{}, fmt.Errorf("gossip: %q is no address of a packet", a.Addr)
 	}
-	if t.ctx.Err() != nil {
+	if !t.pings.note(b) {
 		return time.Time{}, errClosed
 	}
 	select {
@@ -133,13 +136,16 @@ func (t *transport) read() {
 		p := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: from, Timestamp: time.Now()}
 		select {
 		case t.in <- p:
-		default:
+		case <-t.ctx.Done():
+			return
 		}
 	}
 }
 
-// memberlist's message types that acceptable looks for; their values are its wire format.
+// memberlist's message types that we look for or make; their values are its wire format.
 const (
+	msgPing     = 0
+	msgAck      = 2
 	msgCompound = 7
 	msgCompress = 9
 	msgCRC      = 12
@@ -240,6 +246,7 @@ func (t *transport) track(nc net.Conn, accepted bool) *stream {
 // Shutdown ends all I/O and waits for it. The packet socket stays open: it belongs to whoever gave it.
 func (t *transport) Shutdown() error {
 	t.once.Do(func() {
+		t.answerPings()
 		t.cancel()
 		t.mu.Lock()
 		t.closed = true
@@ -255,6 +262,24 @@ func (t *transport) Shutdown() error {
 	})
 	t.wg.Wait()
 	return nil
+}
+
+// answerPings ends memberlist's outstanding probes. A packet that was taken off in, which has no buffer, is dealt with before memberlist
+// looks whether it was shut down.
+func (t *transport) answerPings() {
+	limit := time.NewTimer(100 * time.Millisecond) // memberlist may not run at all, when it failed to start
+	defer limit.Stop()
+	for _, seq := range t.pings.take() {
+		p, err := ackPacket(t.label, seq)
+		if err != nil {
+			return
+		}
+		select {
+		case t.in <- p:
+		case <-limit.C:
+			return
+		}
+	}
 }
 
 // stream closes itself on a failed write, since memberlist forgets a stream whose label it could not write.
