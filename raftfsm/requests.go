@@ -75,7 +75,7 @@ func (m *machine) fail(r *request, code wire.Code, text string) {
 	if len(text) > wire.MaxText {
 		text = text[:wire.MaxText]
 	}
-	r.state, r.code, r.text = failed, code, &text
+	r.state, r.code, r.text, r.ticket, r.since = failed, code, &text, 0, m.wall
 	m.repeat(r)
 }
 

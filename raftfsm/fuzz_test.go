@@ -1,0 +1,121 @@
+package raftfsm
+
+import (
+	"bytes"
+	"errors"
+	"runtime"
+	"testing"
+
+	"github.com/godistlock/distlock/internal/wire"
+	"github.com/hashicorp/raft"
+)
+
+// What decoding may allocate: a factor for each byte of its input, and a constant beside.
+const (
+	allocFactor   = 64
+	allocConstant = 512 << 10
+)
+
+// checkAllocation fails if decode allocates more than it may for n bytes. What other goroutines allocate meanwhile is not told
+// apart, so only a figure that comes again counts.
+func checkAllocation(t testing.TB, n int, decode func()) {
+	t.Helper()
+	limit := uint64(allocFactor*n + allocConstant)
+	var got uint64
+	for range 3 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		decode()
+		runtime.ReadMemStats(&after)
+		if got = after.TotalAlloc - before.TotalAlloc; got <= limit {
+			return
+		}
+	}
+	t.Errorf("%d bytes allocated for %d of input, limit %d", got, n, limit)
+}
+
+// FuzzEntry decodes any bytes as an entry, writes what it read, and applies it to a state that has an item of each kind. Whatever it
+// does to that must survive a snapshot.
+func FuzzEntry(f *testing.F) {
+	f.Add(everyCommand().Encode())
+	for _, c := range everyCommand().Commands {
+		f.Add(Entry{Version: 1, Term: 1, Wall: -1, Commands: []Command{c}}.Encode())
+	}
+	f.Add(Entry{Version: 1, Term: 1, Commands: []Command{
+		Ops{Session: 1, Ops: []wire.Op{finish(1), {Kind: wire.OpConfirm, Seq: 2}, {Kind: wire.OpForget, Seq: 3}, acquire(wire.MaxSeq, "a")}},
+		Ops{Session: 2, Ops: []wire.Op{finish(3), {Kind: wire.OpForce, Seq: 4, Key: "a"}, finish(wire.MaxSeq)}},
+		Close{Session: 3}, Expire{Session: 2, Term: 1, Seen: 1}, Expire{Session: 1, Term: 1, Seen: 1},
+	}}.Encode())
+	f.Add(Entry{Version: 2}.Encode())
+	f.Add([]byte{0x94, 1, 1, 1, 0xdd, 0x00, 0xff, 0xff, 0xff})
+	f.Add(append([]byte{0x94, 1, 1, 1}, bytes.Repeat([]byte{0x91}, 10_000)...))
+	saved := snapshotOf(f, everything(f).View())
+	f.Fuzz(func(t *testing.T, p []byte) {
+		checkAllocation(t, len(p), func() { _, _ = DecodeEntry(p) })
+		e, err := DecodeEntry(p)
+		if err != nil && !errors.Is(err, wire.ErrMalformed) && !errors.Is(err, ErrVersion) {
+			t.Fatalf("%x: an error of another kind: %v", p, err)
+		}
+		if err == nil {
+			again, err := DecodeEntry(e.Encode())
+			if err != nil || !bytes.Equal(again.Encode(), e.Encode()) {
+				t.Fatalf("%x is written as %x: %v", p, e.Encode(), err)
+			}
+		}
+		m, err2 := restoreOf(saved)
+		if err2 != nil {
+			t.Fatal(err2)
+		}
+		res := m.Apply(&raft.Log{Type: raft.LogCommand, Index: 10, Term: 1, Data: p}).(*Result)
+		if (res.Err == nil) != (err == nil) || errors.Is(res.Err, ErrBroken) {
+			t.Fatalf("%x: %v, decoding alone %v", p, res.Err, err)
+		}
+		after := snapshotOf(t, m.View())
+		if err != nil && !bytes.Equal(saved, after) {
+			t.Fatalf("%x changed the state, though %v", p, err)
+		}
+		if _, err := restoreOf(after); err != nil {
+			t.Fatalf("what %x leads to is no state: %v\n%s", p, err, dump(m.View()))
+		}
+	})
+}
+
+// FuzzSnapshot restores any bytes, once as they are and once with a right checksum. What is let through must be a state that can be
+// written, read back, and ended.
+func FuzzSnapshot(f *testing.F) {
+	f.Add(snapshotOf(f, New().View()))
+	f.Add(snapshotOf(f, everything(f).View()))
+	f.Add([]byte(snapshotMagic))
+	f.Add([]byte(snapshotMagic + "\x00\x40\x00\x00")) // a block of 4 MiB that is not there
+	f.Add([]byte(snapshotMagic + "\xff\xff\xff\xff"))
+	f.Add([]byte(snapshotMagic + "\x00\x00\x00\x05\xdd\x00\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		for _, p := range [][]byte{p, repaired(p)} {
+			checkAllocation(t, len(p), func() { _, _ = readSnapshot(bytes.NewReader(p)) })
+			m, err := restoreOf(p)
+			if err != nil {
+				if !errors.Is(err, ErrSnapshot) && !errors.Is(err, ErrVersion) {
+					t.Fatalf("an error of another kind: %v", err)
+				}
+				continue
+			}
+			first := snapshotOf(t, m.View())
+			again, err := restoreOf(first)
+			if err != nil || !bytes.Equal(first, snapshotOf(t, again.View())) {
+				t.Fatalf("restored, written and not the same: %v\n%s", err, dump(m.View()))
+			}
+			dump(m.View())
+			e := Entry{Version: Version, Term: m.View().Term(), Commands: []Command{EndSilence{Term: m.View().Term()}}}
+			for _, s := range m.View().Sessions() {
+				e.Commands = append(e.Commands, Ops{Session: s.ID, Ops: []wire.Op{acquire(1, "a"), finish(2), {Kind: wire.OpForce, Seq: 3, Key: "a"}}})
+			}
+			for _, s := range m.View().Sessions() {
+				e.Commands = append(e.Commands, Close{Session: s.ID})
+			}
+			res := m.Apply(&raft.Log{Type: raft.LogCommand, Index: m.View().Index() + 1, Term: m.View().Term(), Data: e.Encode()}).(*Result)
+			if c := m.View().Counters(); res.Err != nil || c.Keys+c.Holders+c.Waiters+c.Sessions != 0 {
+				t.Fatalf("%v; left is\n%s", res.Err, dump(m.View()))
+			}
+		}
+	})
+}
