@@ -32,8 +32,12 @@ func TestEveryMessageIsLostOnce(t *testing.T) {
 					c.mu.Lock()
 					c.cuts = []int{first, second}
 					c.mu.Unlock()
+					began := time.Now()
 					a := c.member("a", ttl)
 					defer a.Close()
+					if d := time.Since(began); d > ttl/4 {
+						t.Error("the creation that was sent again did not meet its copy: it took", d)
+					}
 					allOfIt(t, c, a, b)
 					c.mu.Lock()
 					broke += 2 - len(c.cuts)
@@ -107,7 +111,7 @@ func TestCancelAgainstGrant(t *testing.T) {
 	t.Log("seed", seed)
 	c := newCluster(t, seed).open()
 	defer c.close()
-	const callers = 64
+	const callers, keys = 32, 24
 	var won, lost atomic.Int64
 	var mu sync.Mutex
 	latest := map[string]uint64{}
@@ -116,19 +120,22 @@ func TestCancelAgainstGrant(t *testing.T) {
 	for n := range callers {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(seed, uint64(n)))
-			for range rounds / callers {
-				ctx, cancel := context.WithCancel(bg)
-				key := fmt.Sprint("k", rng.IntN(8))
-				spins := rng.IntN(200)
-				var canceled sync.WaitGroup
-				canceled.Go(func() {
-					for range spins {
+			cancels := make(chan context.CancelFunc)
+			defer close(cancels)
+			wg.Go(func() { // ends with cancels
+				rng := rand.New(rand.NewPCG(seed, uint64(n+callers)))
+				for cancel := range cancels {
+					for range rng.IntN(8) {
 						runtime.Gosched()
 					}
 					cancel()
-				})
+				}
+			})
+			for range rounds / callers {
+				ctx, cancel := context.WithCancel(bg)
+				key := fmt.Sprint("k", rng.IntN(keys))
+				cancels <- cancel
 				g, err := members[rng.IntN(2)].Acquire(ctx, key, false)
-				canceled.Wait()
 				if err != nil {
 					if !errors.Is(err, context.Canceled) {
 						t.Error(err)
@@ -151,7 +158,7 @@ func TestCancelAgainstGrant(t *testing.T) {
 	}
 	wg.Wait()
 	for _, m := range members { // all finishes are answered once this is: it comes after them
-		for i := range 8 {
+		for i := range keys {
 			if err := mustLock(t, m, fmt.Sprint("k", i)).Release(bg); err != nil {
 				t.Error(err)
 			}

@@ -247,6 +247,9 @@ func (m *Manager) beginCreate() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.creating = m.closed == nil && m.fatal == nil
+	if !m.creating {
+		m.turnLocked()
+	}
 	return m.creating
 }
 

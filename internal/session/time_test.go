@@ -158,11 +158,12 @@ func TestPause(t *testing.T) {
 					t.Fatal("the renewal in the buffer would revive nothing anyway")
 				}
 				look(m, link, g, n)
+				synctest.Wait()
+				if rawErr(g) != lockerr.ErrSessionLost {
+					t.Fatal("looked at after the deadline, and Done is open:", rawErr(g))
+				}
 				link.sink.Renewed(1, n, true)
 				link.sink.Outcomes(1, []wire.Outcome{{Kind: wire.OutGranted, Seq: 2, Fence: 9}})
-				if rawErr(g) != lockerr.ErrSessionLost {
-					t.Error("Done is open after the deadline:", rawErr(g))
-				}
 				o := link.wait(t, wire.OpAcquire, 1) // under the next session
 				if m.Losses() != 1 || o.Key != "asked" {
 					t.Error("not queued again:", o, m.Losses())
@@ -179,6 +180,32 @@ func TestPause(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The next session ends the one before at once: nobody waits for it to run out.
+func TestNextSessionEndsThePrevious(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		jump := newJumpy()
+		cfg := c.config("a", ttl)
+		cfg.Clock = jump
+		a, err := Open(bg, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		b := c.member("b", ttl)
+		defer b.Close()
+		for range 3 {
+			g := mustLock(t, a, "k")
+			jump.jump(ttl)
+			began := time.Now()
+			h := mustLock(t, b, "k")
+			if d := time.Since(began); d > ttl/10 || rawErr(g) != lockerr.ErrSessionLost {
+				t.Error("granted to the next after", d, "the former one is", rawErr(g))
+			}
+			h.Release(bg)
+		}
+	})
 }
 
 // The answer is here, the caller is about to wake, and the process is paused just then.
