@@ -32,7 +32,7 @@ func (s Saved) clone() Saved {
 }
 
 // refusal finds what was refused of cluster.
-func (s *Saved) refusal(cluster wire.UUID) (Refusal, bool) {
+func (s Saved) refusal(cluster wire.UUID) (Refusal, bool) {
 	for _, r := range s.Refused {
 		if r.Cluster == cluster {
 			return r, true

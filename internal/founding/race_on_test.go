@@ -1,0 +1,5 @@
+//go:build race
+
+package founding
+
+const defaultSeeds = 500 // a tenth of the speed
