@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -64,13 +66,15 @@ type Guarded struct {
 	cfg   GuardConfig
 	sync  bool // operations can't hang: run them in line
 
-	once sync.Once
-	dead chan struct{} // closed when err is set and OnPoison has returned
-	err  error         // written before dead is closed
+	ending atomic.Bool   // taken by the first that ends it; the others wait for dead
+	dead   chan struct{} // closed when err is set and OnPoison has returned
+	err    error         // written before dead is closed
 
-	cbMu  sync.Mutex // serialises OnMute and OnPoison; guards what follows
-	slow  int        // operations in flight for longer than MuteAfter
-	ended bool       // OnMute is called no more
+	// telling is a lock round OnMute and OnPoison, and guards what follows. It is a channel since a callback may take its time: waiting for a
+	// mutex stops the virtual time of tests.
+	telling chan struct{}
+	slow    int  // operations in flight for longer than MuteAfter
+	ended   bool // OnMute is called no more
 
 	ops     sync.Mutex    // guards what follows
 	running int           // operations in flight in the store
@@ -95,7 +99,7 @@ func Guard(s Store, cfg GuardConfig) *Guarded {
 		cfg.OnPoison = func(error) {}
 	}
 	_, volatile := s.(interface{ volatile() })
-	return &Guarded{store: s, cfg: cfg, sync: volatile, dead: make(chan struct{}), idle: make(chan struct{})}
+	return &Guarded{store: s, cfg: cfg, sync: volatile, dead: make(chan struct{}), telling: make(chan struct{}, 1), idle: make(chan struct{})}
 }
 
 // Poisoned is closed once the Guarded answers nothing but errors: poisoned, or released.
@@ -121,16 +125,18 @@ func (g *Guarded) Poison(err error) {
 func (g *Guarded) Release() { g.end(ErrReleased, false) }
 
 func (g *Guarded) end(err error, tell bool) {
-	g.once.Do(func() {
-		g.cbMu.Lock()
-		g.ended = true
-		if tell {
-			g.cfg.OnPoison(err)
-		}
-		g.cbMu.Unlock()
-		g.err = err
-		close(g.dead)
-	})
+	if !g.ending.CompareAndSwap(false, true) {
+		<-g.dead
+		return
+	}
+	g.telling <- struct{}{}
+	g.ended = true
+	if tell {
+		g.cfg.OnPoison(err)
+	}
+	<-g.telling
+	g.err = err
+	close(g.dead)
 }
 
 // Do runs f, which may call Raft's constructors, on a goroutine of its own and waits for it. A store's failure that ends that goroutine, and a
@@ -250,8 +256,8 @@ func (g *Guarded) run(what string, op func() error) error {
 
 // mute tells of the first slow operation and of the end of the last.
 func (g *Guarded) mute(d int) {
-	g.cbMu.Lock()
-	defer g.cbMu.Unlock()
+	g.telling <- struct{}{}
+	defer func() { <-g.telling }()
 	before := g.slow
 	g.slow += d
 	if !g.ended && (before == 0 || g.slow == 0) {
@@ -272,12 +278,33 @@ func (g *Guarded) judge(what string, err error) error {
 	return g.Err()
 }
 
-// must ends the calling goroutine if err is one on which Raft would panic.
+// must ends the calling goroutine if err is one on which Raft would panic there.
 func must(err error) error {
-	if err != nil && (errors.Is(err, ErrPoisoned) || errors.Is(err, ErrReleased)) {
-		runtime.Goexit()
+	if err == nil || !errors.Is(err, ErrPoisoned) && !errors.Is(err, ErrReleased) {
+		return err
 	}
-	return err
+	if replicating() {
+		return err
+	}
+	runtime.Goexit()
+	return nil
+}
+
+// replicating says whether the caller is one of Raft's replication goroutines. They take every error well, but must not end early: each has
+// started another that only it stops (raft.pipelineDecode), for which a Shutdown would wait for ever. Their frame's name is the only mark they
+// have; should another version rename it, the price is that Shutdown, not the host's life.
+func replicating() bool {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "/raft.(*Raft).replicate") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
 }
 
 func (g *Guarded) IsMonotonic() bool { return g.store.IsMonotonic() }
@@ -307,7 +334,7 @@ func get[T any](g *Guarded, what string, op func() (T, error)) (T, error) {
 	return v, nil
 }
 
-// GetLog ends the calling goroutine instead of returning an error other than raft.ErrLogNotFound.
+// GetLog ends the calling goroutine instead of returning an error other than raft.ErrLogNotFound, unless that goroutine replicates.
 func (g *Guarded) GetLog(index uint64, l *raft.Log) error {
 	got, err := get(g, "read the log", func() (l raft.Log, err error) {
 		err = g.store.GetLog(index, &l)
