@@ -276,9 +276,22 @@ func TestCallIsGivenUp(t *testing.T) {
 func TestBrokenConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ends []string
+		returned := false
 		x, y := pair(t,
 			handler{closed: func(*Conn) { ends = append(ends, "near") }},
-			handler{call: waitForEnd}, Options{})
+			handler{
+				call: func(ctx context.Context, c *Conn, kind uint8, body []byte) ([]byte, error) {
+					<-ctx.Done()
+					time.Sleep(time.Second)
+					returned = true
+					return nil, nil
+				},
+				closed: func(*Conn) {
+					if !returned {
+						t.Error("Closed came before a handler had returned")
+					}
+				},
+			}, Options{})
 		errs := make(chan error)
 		go func() {
 			_, err := x.Call(t.Context(), 1, nil)
@@ -375,12 +388,12 @@ func TestSlowPeerIsGivenUp(t *testing.T) {
 func TestKeepaliveHoldsAnIdleConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := pair(t, nil, handler{call: echo}, Options{})
-		time.Sleep(time.Hour)
+		time.Sleep(5 * time.Minute)
 		if _, err := y.Call(t.Context(), 1, nil); err == nil {
 			t.Error("a call to nobody was answered")
 		}
 		if _, err := x.Call(t.Context(), 1, nil); err != nil {
-			t.Errorf("after an idle hour: %v", err)
+			t.Errorf("after five idle minutes: %v", err)
 		}
 	})
 }
@@ -478,14 +491,14 @@ func TestLargeBuffersAreGivenBack(t *testing.T) {
 	if _, err := x.Call(t.Context(), 1, make([]byte, 4<<20)); err != nil {
 		t.Fatal(err)
 	}
-	for range 4 {
+	for range 4 { // two buffers take turns
 		if _, err := x.Call(t.Context(), 1, nil); err != nil {
 			t.Fatal(err)
 		}
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if cap(x.queue) > keepQueue {
-		t.Errorf("a queue of %d bytes is kept", cap(x.queue))
+		x.mu.Lock()
+		if cap(x.queue) > keepQueue {
+			t.Errorf("a queue of %d bytes is kept", cap(x.queue))
+		}
+		x.mu.Unlock()
 	}
 }

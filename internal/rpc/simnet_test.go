@@ -77,7 +77,7 @@ func TestPausedPeerIsGivenUp(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := simnet.New(1)
 				x, y := across(t, n, handler{call: echo})
-				time.Sleep(time.Hour)
+				time.Sleep(5 * time.Minute)
 				if _, err := x.Call(t.Context(), 1, nil); err != nil {
 					t.Fatal(err)
 				}

@@ -378,6 +378,7 @@ func TestFreeze(t *testing.T) {
 		wrote(t, near, ", came after")
 		wrote(t, far, "from the ice")
 		pa.WriteTo([]byte("packet"), pb.LocalAddr())
+		pb.WriteTo([]byte("lost"), pa.LocalAddr())
 		later := dialLater(t, n, l)
 		for _, c := range []net.Conn{near, far} {
 			c.SetReadDeadline(time.Now().Add(time.Minute))
@@ -398,6 +399,10 @@ func TestFreeze(t *testing.T) {
 		p := make([]byte, 10)
 		if k, _, err := pb.ReadFrom(p); err != nil || string(p[:k]) != "packet" {
 			t.Errorf("packet %q, %v", p[:k], err)
+		}
+		pb.WriteTo([]byte("thawed"), pa.LocalAddr())
+		if k, _, err := pa.ReadFrom(p); err != nil || string(p[:k]) != "thawed" {
+			t.Errorf("packet from the thawed host: %q, %v", p[:k], err)
 		}
 	})
 }

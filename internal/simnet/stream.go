@@ -40,7 +40,7 @@ type half struct {
 	net      *Net
 	from, to *conn
 	sent     int     // bytes written, for Write.Offset
-	underway []piece // in the order of writing; arrival times never fall
+	underway []piece // in the order of writing, which is that of arrival: a late one holds up those behind it
 	armed    bool    // a timer will deliver the first of underway
 	arrived  []byte  // not yet read
 	bytes    int     // underway and arrived, at most window
@@ -53,9 +53,6 @@ type half struct {
 func (h *half) push(p piece) {
 	n := h.net
 	p.at = time.Now().Add(n.link(h.from.host.ip, h.to.host.ip).sample())
-	if k := len(h.underway); k > 0 && p.at.Before(h.underway[k-1].at) {
-		p.at = h.underway[k-1].at
-	}
 	h.bytes += len(p.data)
 	h.underway = append(h.underway, p)
 	h.arm()
