@@ -27,6 +27,7 @@ func pair(t *testing.T) (a, b *Gossip, ha, hb *host) {
 }
 
 func TestOneThatStopsFailsAndItsSuccessorHidesIt(t *testing.T) {
+	t.Parallel()
 	a, b, ha, hb := pair(t)
 	_ = b.Close()
 	suspected := false
@@ -46,6 +47,7 @@ func TestOneThatStopsFailsAndItsSuccessorHidesIt(t *testing.T) {
 
 // A process that restarts at once on its old port is another one: found at once, and its predecessor fails.
 func TestOneThatRestartsOnItsPortIsANewProcess(t *testing.T) {
+	t.Parallel()
 	a, b, ha, hb := pair(t)
 	_ = b.Close()
 	cfg := config(hb, "b", ha.addr)
@@ -70,6 +72,7 @@ func TestOneThatRestartsOnItsPortIsANewProcess(t *testing.T) {
 }
 
 func TestOneThatLeavesHasLeft(t *testing.T) {
+	t.Parallel()
 	a, b, _, hb := pair(t)
 	t.Cleanup(hb.close)
 	if err := b.Leave(5 * time.Second); err != nil {
@@ -186,6 +189,7 @@ func TestASilentSeedDelaysNobody(t *testing.T) {
 
 // Hazard 23: dead nodes are forgotten, so the seeds are joined again from time to time.
 func TestSeedsAreAskedAgain(t *testing.T) {
+	t.Parallel()
 	ha := newHost(t)
 	t.Cleanup(ha.close)
 	late := newHost(t)
