@@ -26,10 +26,17 @@ const portTries = 32
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3}
 
 // System is the machine's own network. Its streams have TCP_NODELAY set, which is Go's default, and TCP keepalive.
-func System() Network { return system{listenPacket: net.ListenPacket} }
+func System() Network {
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	return system{
+		listen:       func(addr string) (net.Listener, error) { return lc.Listen(context.Background(), "tcp", addr) },
+		listenPacket: func(addr string) (net.PacketConn, error) { return net.ListenPacket("udp", addr) },
+	}
+}
 
-type system struct {
-	listenPacket func(network, addr string) (net.PacketConn, error) // replaced by a test that takes ports away
+type system struct { // a test replaces these, to take ports away
+	listen       func(addr string) (net.Listener, error)
+	listenPacket func(addr string) (net.PacketConn, error)
 }
 
 func (s system) Listen(bind string) (net.Listener, net.PacketConn, error) {
@@ -56,13 +63,12 @@ func (s system) Listen(bind string) (net.Listener, net.PacketConn, error) {
 
 // listenOnce takes the TCP port first: it is the one with more users.
 func (s system) listenOnce(host, port string) (net.Listener, net.PacketConn, error) {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
-	l, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
+	l, err := s.listen(net.JoinHostPort(host, port))
 	if err != nil {
 		return nil, nil, err
 	}
 	got := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-	p, err := s.listenPacket("udp", net.JoinHostPort(host, got))
+	p, err := s.listenPacket(net.JoinHostPort(host, got))
 	if err != nil {
 		l.Close()
 		return nil, nil, err
