@@ -67,12 +67,26 @@ type life struct {
 
 func newFleet(t *testing.T, n int, durable bool, ttl time.Duration) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dir: t.TempDir(), durable: durable, ttl: ttl, holds: make(map[holdID]hold)}
+	f := &fleet{t: t, dir: dataDir(t), durable: durable, ttl: ttl, holds: make(map[holdID]hold)}
 	for i, addr := range freeAddrs(t, n) {
 		f.members = append(f.members, &member{fleet: f, name: fmt.Sprintf("m%d", i+1), addr: addr})
 	}
 	t.Cleanup(f.end)
 	return f
+}
+
+// dataDir is for logs and data; DISTLOCK_CHAOS_DIR names a place where they stay.
+func dataDir(t *testing.T) string {
+	t.Helper()
+	parent := os.Getenv("DISTLOCK_CHAOS_DIR")
+	if parent == "" {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(parent, t.Name()+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // startFleet starts n processes and waits until all have joined and know a leader.
@@ -401,9 +415,14 @@ func (f *fleet) verdict() {
 		f.t.Error(fault)
 	}
 	for _, l := range unexcused(f.losses, f.pauses) {
-		f.t.Errorf("%s lost its session (since %v) at %v: %s", l.Process, time.Duration(l.Since), time.Duration(l.At), l.Cause)
+		f.t.Errorf("%s lost its session of %v at %s: %s", l.Process, time.Duration(l.At-l.Since), wall(l.At), l.Cause)
 	}
 	f.t.Logf("%d grants judged, %d stops, %d sessions lost by stopped processes", len(holds), len(f.pauses), len(f.losses))
+}
+
+// wall is the time that logs show.
+func wall(at instant) string {
+	return time.Now().Add(-time.Duration(now() - at)).UTC().Format("15:04:05.000")
 }
 
 // unexcused are the losses of processes that were not stopped while they had the session.

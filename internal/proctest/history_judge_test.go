@@ -44,7 +44,7 @@ func TestJudge(t *testing.T) {
 		{name: "overlap after the pause", want: "two held one key", pauses: []pause{{"a", 1}}, holds: []hold{
 			{Process: "a", Key: key, Fence: 10, Asked: 5, Granted: 10, Kept: 90, Ended: never},
 			{Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 15, Kept: 17, Ended: 19}}},
-		{name: "overlap, and another process was paused", want: "two held one key", pauses: []pause{{"b", 20}}, holds: []hold{
+		{name: "overlap, and another process was paused", want: "two held one key", pauses: []pause{{"b", 65}}, holds: []hold{
 			{Process: "a", Key: key, Fence: 10, Asked: 0, Granted: 10, Kept: 90, Ended: never},
 			{Process: "b", Key: key, Fence: 11, Asked: 5, Granted: 60, Kept: 70, Ended: 80}}},
 		{name: "a repeated fence", want: "given twice", holds: []hold{a, {Process: "b", Key: key, Fence: 10, Asked: 31, Granted: 35, Kept: 40, Ended: 50}}},
