@@ -48,12 +48,12 @@ type bolt struct {
 	db     *bbolt.DB    // the pointer never changes
 	file   *os.File     // the file below db
 	broken error        // the first failed write; no write comes after it
-	stuck  bool         // a panic left bbolt's own locks in an unknown state
 	closed bool         //
 	enc    *wire.Writer // scratch of StoreLogs
 	buf    []byte       // scratch of StoreLogs
 
-	span atomic.Pointer[span] // written by the writer, once the transaction is durable
+	stuck atomic.Bool          // a panic left bbolt's own locks in an unknown state
+	span  atomic.Pointer[span] // written by the writer, once the transaction is durable
 }
 
 var _ Store = (*bolt)(nil)
@@ -384,11 +384,38 @@ func (b *bolt) put(bucket, key, val []byte) error {
 
 // view runs f in a read transaction.
 func (b *bolt) view(f func(*bbolt.Tx) error) error {
-	err := shielded(func() error { return b.db.View(f) })
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
-		return fmt.Errorf("log %s: %w", b.path, os.ErrClosed)
+	tx, err := b.begin(false)
+	if err != nil {
+		return err
+	}
+	err = shielded(func() error { return f(tx) })
+	if rerr := shielded(tx.Rollback); err == nil { // Raft compares errors of f, so they stay as they are
+		err = rerr
 	}
 	return err
+}
+
+// begin begins a transaction. bbolt reads its meta pages while it holds locks: when that faults they are never given back, so nothing may ask
+// for them again.
+func (b *bolt) begin(writable bool) (tx *bbolt.Tx, err error) {
+	if b.stuck.Load() {
+		return nil, fmt.Errorf("log %s: not read after an earlier fault", b.path)
+	}
+	err = shielded(func() (err error) {
+		tx, err = b.db.Begin(writable)
+		return err
+	})
+	var p *panicError
+	switch {
+	case errors.As(err, &p):
+		b.stuck.Store(true)
+	case errors.Is(err, bbolt.ErrDatabaseNotOpen):
+		err = os.ErrClosed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("log %s: %w", b.path, err)
+	}
+	return tx, nil
 }
 
 // update runs f in a transaction, makes it durable, and lets after be the log's span. The caller holds b.mu.
@@ -403,12 +430,12 @@ func (b *bolt) update(op string, after span, f func(*bbolt.Tx) error) error {
 	if b.closed {
 		return fmt.Errorf("log %s: %w", b.path, os.ErrClosed)
 	}
-	var tx *bbolt.Tx
-	err := shielded(func() error {
-		var err error
-		if tx, err = b.db.Begin(true); err != nil {
-			return err
-		}
+	tx, err := b.begin(true)
+	if err != nil {
+		b.broken = err
+		return err
+	}
+	err = shielded(func() error {
 		if err := f(tx); err != nil {
 			return err
 		}
@@ -421,10 +448,8 @@ func (b *bolt) update(op string, after span, f func(*bbolt.Tx) error) error {
 		return nil
 	}
 	b.broken = err
-	if tx == nil {
-		b.stuck = true
-	} else if rerr := shielded(tx.Rollback); rerr != nil && !errors.Is(rerr, bbolt.ErrTxClosed) {
-		b.stuck = true
+	if rerr := shielded(tx.Rollback); rerr != nil && !errors.Is(rerr, bbolt.ErrTxClosed) {
+		b.stuck.Store(true)
 	}
 	return fmt.Errorf("log %s: %s: %w", b.path, op, err)
 }
@@ -441,7 +466,7 @@ func (b *bolt) Close() error {
 		return nil
 	}
 	b.closed = true
-	if b.stuck { // bbolt would wait for a lock that nobody gives back; its mapping stays until the process ends
+	if b.stuck.Load() { // bbolt would wait for a lock that nobody gives back; its mapping stays until the process ends
 		return b.file.Close()
 	}
 	return shielded(b.db.Close)
