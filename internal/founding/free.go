@@ -90,10 +90,17 @@ func (m *Machine) idle() {
 	if willing < m.cfg.Voters && m.cfg.Expect > 1 {
 		wait = max(wait, m.t.Settle) // a configuration of three survives any one of them
 	}
+	if m.silent() {
+		wait = max(wait, m.t.Patience) // an address that answers a little late must not cost a minute of silence
+	}
 	if m.now >= m.nextTry && m.now-m.eligible >= wait {
 		m.invite()
 	}
 }
+
+// silent says that a cluster founded now would have to begin with a silence: an earlier one may live at an address that did not answer,
+// or its holders may.
+func (m *Machine) silent() bool { return m.cfg.Expect > 1 && !m.cfg.Durable && m.unanswered }
 
 // invite begins a round with all who are free, but for those who lately did not answer if there are enough without them.
 func (m *Machine) invite() {
@@ -115,7 +122,7 @@ func (m *Machine) invite() {
 	m.s.Accepted = m.cfg.Mint()
 	m.s.Charter = wire.Charter{
 		Cluster: m.s.Accepted, Inviter: m.s.Server, Name: m.cfg.Self.Name, Expect: m.cfg.Expect, Size: m.cfg.Voters,
-		Silent: m.cfg.Expect > 1 && !m.cfg.Durable && m.unanswered,
+		Silent: m.silent(),
 		Voters: m.configuration(invited),
 	}
 	m.save()

@@ -39,6 +39,8 @@ type plan struct {
 	loss, dup, slow        float64 // of messages
 	crashes, pauses, cuts  bool
 	stepFault              float64       // chance of a fault at each action
+	commitFault            float64       // chance of one between a commit and the news of it
+	gap, length            time.Duration // between faults, and of a pause or cut, at most
 	faults                 time.Duration // how long they go on
 	late                   time.Duration // processes start within
 	noVote                 int           // how many may not

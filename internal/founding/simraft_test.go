@@ -80,7 +80,21 @@ func (s *sim) tickGroup(g *simGroup) {
 	}
 	var told []*proc
 	if g.leader != nil {
+		before := len(g.committed)
 		told = s.replicate(g, majority)
+		if len(g.committed) > before && !s.calm && s.chance(s.plan.commitFault) {
+			s.strike(g.leader)
+			near := s.reach(g, g.leader)
+			told = slices.DeleteFunc(told, func(p *proc) bool { return !slices.Contains(near, p) })
+		}
+	}
+	if g.leader != nil && g.leader.runs() && g.leader.raft == g.cluster {
+		lead := g.leader.logs[g.cluster]
+		for _, q := range told { // of a commit the others hear with the next message
+			if l := q.logs[g.cluster]; l != nil && l != lead && !s.lose() {
+				l.commit = max(l.commit, min(lead.commit, len(l.entries)))
+			}
+		}
 	}
 	s.tell(g, told)
 }
@@ -135,11 +149,6 @@ func (s *sim) replicate(g *simGroup, majority int) (told []*proc) {
 	if have >= majority { // the last entry is always of this term: the leader's first was
 		lead.commit = len(lead.entries)
 		s.commit(g, lead.entries)
-	}
-	for _, q := range told {
-		if l := q.logs[g.cluster]; l != lead && !s.lose() {
-			l.commit = max(l.commit, min(lead.commit, len(l.entries)))
-		}
 	}
 	return told
 }

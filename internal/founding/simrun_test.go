@@ -23,7 +23,7 @@ func choose(r *rand.Rand) plan {
 	p := plan{
 		sides: 2,
 		n:     1 + r.IntN(5), voters: []int{1, 3, 3, 3, 5}[r.IntN(5)], durable: r.IntN(2) == 0,
-		faults: time.Duration(r.IntN(40)) * time.Second,
+		faults: time.Duration(r.IntN(60)) * time.Second,
 		tick:   250 * time.Millisecond, look: 400 * time.Millisecond, groupTicks: 250 * time.Millisecond,
 	}
 	if r.IntN(8) == 0 {
@@ -41,6 +41,9 @@ func choose(r *rand.Rand) plan {
 	}
 	p.pauses, p.cuts, p.crashes = r.IntN(2) == 0, r.IntN(2) == 0, r.IntN(2) == 0
 	p.stepFault = []float64{0, 0.01, 0.04}[r.IntN(3)]
+	p.commitFault = []float64{0, 0.1, 0.3}[r.IntN(3)]
+	p.gap = []time.Duration{3 * time.Second, 6 * time.Second, 40 * time.Second}[r.IntN(3)]
+	p.length = []time.Duration{10 * time.Second, 25 * time.Second, 60 * time.Second}[r.IntN(3)]
 	if r.IntN(30) == 0 { // many processes, one voter, long cuts: several clusters begin, none has enough confirmers
 		p.n, p.voters, p.cuts, p.sides, p.crashes = 4+r.IntN(5), 1, true, 3, false
 		p.expect = p.n/2 + 1 + r.IntN(2)
@@ -76,7 +79,7 @@ func newSim(seed uint64, trace bool) *sim {
 
 // fault brings one fault, and the next.
 func (s *sim) fault() {
-	s.after(s.upTo(6*time.Second), func() {
+	s.after(s.upTo(s.plan.gap), func() {
 		if !s.calm {
 			s.strike(s.procs[s.rng.IntN(len(s.procs))])
 			s.fault()
@@ -93,13 +96,13 @@ func (s *sim) strike(p *proc) {
 		p.paused = true
 		s.logf("%s pauses", p.name)
 		life := p.life
-		s.after(s.upTo(25*time.Second), func() { s.resume(p, life) })
+		s.after(s.upTo(s.plan.length), func() { s.resume(p, life) })
 	case kind == 2 && s.plan.cuts:
 		for i := range s.side {
 			s.side[i] = s.rng.IntN(s.plan.sides)
 		}
 		s.logf("cut %v", s.side)
-		s.after(s.upTo(25*time.Second), s.heal)
+		s.after(s.upTo(s.plan.length), s.heal)
 	}
 }
 

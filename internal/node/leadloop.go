@@ -73,7 +73,7 @@ func (n *Node) followRaft(g *group) {
 		n.endLead()
 		l = nil
 	}
-	if l == nil && leads && !n.resigned.Load() {
+	if l == nil && leads && !n.handing.Load() {
 		n.beginLead(g)
 	}
 }

@@ -87,10 +87,11 @@ func (f *life) run() {
 			f.step(led)
 		case <-changed:
 		case <-t.C:
-			f.step(founding.Tick{})
 			if f.machine.Open() {
+				f.step(founding.Tick{})
 				t.Reset(lifeCalm)
 			} else {
+				f.step(f.view()) // which addresses have answered is no news to gossip
 				f.askNews()
 				t.Reset(founding.TickEvery)
 			}

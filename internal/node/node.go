@@ -62,6 +62,7 @@ type Node struct {
 	pages    pages
 	failOnce sync.Once
 	resigned atomic.Bool // this process is leaving: it wants no seat
+	handing  atomic.Bool // a leadership transfer is under way: no lead begins
 
 	mu          sync.Mutex // guards the fields below
 	ident       raftlog.Identity

@@ -76,6 +76,8 @@ func (n *Node) transfer() {
 	if g == nil || g.raft.State() != raft.Leader {
 		return
 	}
+	n.handing.Store(true)
+	defer n.handing.Store(false) // if it comes back, because the others leave too, somebody must serve them
 	if l := n.lead.Load(); l != nil {
 		l.end()
 	}
