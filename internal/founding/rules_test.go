@@ -670,6 +670,10 @@ func TestRestart(t *testing.T) {
 	if find[StartRaft](t, acts).Bootstrap {
 		t.Fatalf("another's: %+v", acts)
 	}
+	m, _ = start(Saved{Cluster: x.Cluster, Charter: x, Confirmed: true})
+	if acts = m.Step(time.Minute, Tick{}); has[StopRaft](acts) {
+		t.Fatalf("a confirmation is given up: %+v", acts)
+	}
 	far := charter(8, "a", "a", "c")
 	_, acts = start(Saved{Cluster: far.Cluster, Charter: far})
 	if find[Join](t, acts).Cluster != far.Cluster || has[StartRaft](acts) {
