@@ -208,7 +208,7 @@ func TestNobodyVotesForItsPredecessor(t *testing.T) {
 	leader.stop()
 	missed.cont()
 	back := f.spawn(forgot)
-	if a := missed.call(command{Do: "trylock", Key: key, Timeout: 3 * time.Second}); !slices.Contains(a.Is, "DeadlineExceeded") {
+	if a := missed.call(command{Do: "trylock", Key: key, Timeout: 5 * time.Second}); !slices.Contains(a.Is, "DeadlineExceeded") {
 		t.Errorf("without a majority %s answers: fence %d, %q", missed.id, a.Fence, a.Error)
 	}
 	leader.cont()
