@@ -48,6 +48,7 @@ func FuzzEntry(f *testing.F) {
 	}}.Encode())
 	f.Add(Entry{Version: 2}.Encode())
 	f.Add([]byte{0x94, 1, 1, 1, 0xdd, 0x00, 0xff, 0xff, 0xff})
+	f.Add(append([]byte{0x94, 1, 1, 1, 0xdc, 0x3f, 0xff}, make([]byte, 0x3fff)...)) // as many commands as may be, none of them one
 	f.Add(append([]byte{0x94, 1, 1, 1}, bytes.Repeat([]byte{0x91}, 10_000)...))
 	saved := snapshotOf(f, everything(f).View())
 	f.Fuzz(func(t *testing.T, p []byte) {

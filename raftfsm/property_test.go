@@ -91,7 +91,7 @@ func againstModel(t *rapid.T) {
 	leader, follower := New(), New()
 	m, promises := newModel(silent, 1000), newPromises()
 	var waiting []*raft.Log // entries that the follower has not applied yet
-	kept := map[*View][]byte{}
+	kept := map[*View]string{}
 
 	commit := func(index uint64, e Entry) *Result {
 		l := &raft.Log{Type: raft.LogCommand, Index: index, Term: e.Term, Data: e.Encode()}
@@ -122,7 +122,7 @@ func againstModel(t *rapid.T) {
 		switch rapid.IntRange(0, 9).Draw(t, "then") {
 		case 0:
 			v := leader.View()
-			kept[v] = snapshotOf(t, v)
+			kept[v] = whole(t, v)
 			if got, want := brief(v), m.dump(); got != want {
 				t.Fatalf("after entry %d\nmachine:\n%smodel:\n%s", index, got, want)
 			}
@@ -145,11 +145,25 @@ func againstModel(t *rapid.T) {
 		t.Fatalf("the same entries, other bytes\nleader:\n%sfollower:\n%s", dump(leader.View()), dump(follower.View()))
 	}
 	for v, before := range kept {
-		if !bytes.Equal(before, snapshotOf(t, v)) {
+		if before != whole(t, v) {
 			t.Fatalf("the View of entry %d has changed", v.Index())
 		}
 	}
 	checkEmpty(t, leader, 60, term)
+}
+
+// whole is all there is in a View: locks and names aren't in its snapshot.
+func whole(t rapid.TB, v *View) string {
+	out := dump(v) + string(snapshotOf(t, v))
+	v.s.locks.Ascend(func(l *lock) bool {
+		out += fmt.Sprintf("%+v", *l)
+		return true
+	})
+	v.s.names.Ascend(func(ses *session) bool {
+		out += fmt.Sprintf("%+v", *ses)
+		return true
+	})
+	return out
 }
 
 // brief is dump without its first and last line.

@@ -151,9 +151,10 @@ func (m *machine) grantNext(l *lock) {
 		l.forces--
 	}
 	for l.waiters > 0 && m.granting() {
-		r := m.ownRequest(first(m.queue, l.key))
+		r := first(m.queue, l.key)
 		m.queue.Delete(r)
 		l.waiters--
+		r = m.ownRequest(r)
 		if m.fence+1 >= fenceEnd {
 			m.fail(r, wire.CodeLimit, fencesUsedUp)
 			continue
@@ -168,8 +169,8 @@ func (m *machine) grantNext(l *lock) {
 
 // settle ends a force: the grant that it was for has ended.
 func (m *machine) settle(r *request) {
-	r = m.ownRequest(r)
 	m.forces.Delete(r)
+	r = m.ownRequest(r)
 	r.state, r.since, r.ticket = settled, m.wall, 0
 	m.repeat(r)
 }

@@ -134,6 +134,43 @@ func TestDamagedSnapshots(t *testing.T) {
 	}
 }
 
+func TestBlockLimit(t *testing.T) {
+	block := func(n int) *blockReader {
+		p := append(binary.BigEndian.AppendUint32(nil, uint32(n)), make([]byte, n)...)
+		return &blockReader{in: bytes.NewReader(p), sum: crc64.New(crcTable()), r: wire.NewReader(nil)}
+	}
+	if err := block(blockMax).block(blockMax); err != nil {
+		t.Error(err)
+	}
+	if err := block(blockMax + 1).block(blockMax); !errors.Is(err, ErrSnapshot) {
+		t.Error(err)
+	}
+}
+
+// The largest items that there can be fit a block.
+func TestLargestItems(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("x", n) }
+	f, index := opened(t, 0)
+	res := submit(f, index+1,
+		Create{wire.CreateSession{
+			Nonce: id("n"), Name: long(wire.MaxName), Server: id("s"), Instance: id("i"), TTL: wire.MaxTTL, Previous: 1<<64 - 1,
+			Proof: wire.Proof{Boot: long(wire.MaxID), NetNS: long(wire.MaxID), Bound: long(wire.MaxAddr), Dir: long(wire.MaxID), Started: -1 << 63},
+		}},
+		Ops{Session: 1, Ops: []wire.Op{acquire(wire.MaxSeq, long(wire.MaxKey)), {Kind: wire.OpAcquire, Seq: 1, Key: long(wire.MaxKey), Try: true}}})
+	if res.Err != nil || len(res.Outcomes) != 2 {
+		t.Fatalf("%+v", res)
+	}
+	w := wire.NewWriter()
+	f.m.sessions.Ascend(func(ses *session) bool { ses.encode(w); return true })
+	f.m.requests.Ascend(func(r *request) bool { r.encode(w); return true })
+	if w.Len() > blockMax-blockFull {
+		t.Errorf("%d bytes do not fit behind a full block", w.Len())
+	}
+	if _, err := restoreOf(snapshotOf(t, f.View())); err != nil {
+		t.Error(err)
+	}
+}
+
 // repaired gives p, the bytes of a snapshot, a right checksum.
 func repaired(p []byte) []byte {
 	if len(p) < 8 {

@@ -217,7 +217,7 @@ func (m *machine) ownSession(ses *session) *session {
 	return &c
 }
 
-// ownRequest returns r, or its clone in its place, so that it may be changed.
+// ownRequest returns r, or its clone in its place, so that it may be changed. It must have left its queue.
 func (m *machine) ownRequest(r *request) *request {
 	if r.gen == m.gen {
 		return r
@@ -225,12 +225,6 @@ func (m *machine) ownRequest(r *request) *request {
 	c := *r
 	c.gen = m.gen
 	m.requests.ReplaceOrInsert(&c)
-	switch c.state {
-	case waiting:
-		m.queue.ReplaceOrInsert(&c)
-	case forcing:
-		m.forces.ReplaceOrInsert(&c)
-	}
 	return &c
 }
 
