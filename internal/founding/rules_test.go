@@ -165,7 +165,14 @@ func TestSilent(t *testing.T) {
 		"one is enough":                        {false, true, 1, false},
 	} {
 		m := machine("a", func(cfg *Config) { cfg.Durable, cfg.Expect = c.durable, c.expect })
-		m.Step(0, View{Members: []Peer{peer("b"), peer("c")}, Unanswered: c.unanswered})
+		view := View{Members: []Peer{peer("b"), peer("c")}, Unanswered: c.unanswered}
+		m.Step(0, view)
+		if early := !m.s.Charter.IsZero(); early && c.want {
+			t.Errorf("%s: invited before the address had time to answer: %v", name, early)
+		}
+		if c.want {
+			m.Step(DefaultTimeouts().Patience, view)
+		}
 		if got := m.s.Charter.Silent; got != c.want || m.s.Charter.IsZero() {
 			t.Errorf("%s: %v", name, got)
 		}

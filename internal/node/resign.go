@@ -45,9 +45,7 @@ func (n *Node) giveUpSeat(ctx context.Context) error {
 	if n.othersStaying() == 0 {
 		return nil // nobody is left to take it
 	}
-	if len(voters) > 1 {
-		n.transfer()
-	}
+	n.transfer()
 	if n.cfg.Dir != "" {
 		return nil
 	}
@@ -73,7 +71,8 @@ func (n *Node) othersStaying() int {
 // leadership was lost, which is all that is wanted.
 func (n *Node) transfer() {
 	g := n.group.Load()
-	if g == nil || g.raft.State() != raft.Leader {
+	voters, _ := n.voterSet()
+	if g == nil || g.raft.State() != raft.Leader || len(voters) < 2 {
 		return
 	}
 	n.handing.Store(true)
@@ -99,6 +98,7 @@ func (n *Node) transfer() {
 func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 	for {
 		changed := n.Changed()
+		n.transfer()                                          // a leader can't take itself out; where it was the only voter, another has been made one meanwhile
 		actx, cancel := context.WithTimeout(ctx, askPatience) // who else stays may change while the leader is at it
 		_, err := n.askLeader(actx, func(ctx context.Context, l *lead) ([]byte, error) {
 			return nil, n.letGo(ctx, l, server)

@@ -133,7 +133,7 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64, caught
 		v.Members = append(v.Members, roster.Candidate{
 			Server: m.Server, Name: m.Name,
 			Alive:    m.State == gossip.Alive || m.State == gossip.Suspect,
-			MayVote:  m.MayVote && l.shunned[m.Server].Before(now),
+			MayVote:  m.MayVote && (inConf[m.Server] || l.shunned[m.Server].Before(now)),
 			Durable:  m.Durable,
 			Leaving:  m.Leaving && !m.Durable || l.leaving[m.Server],
 			CaughtUp: caughtUp[m.Server],
