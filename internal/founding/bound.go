@@ -221,7 +221,7 @@ func (m *Machine) stopped(ev Stopped) {
 		m.leave("it never had a leader")
 		return
 	}
-	b.kept = true
+	b.kept, b.ledAt = true, m.now // Raft has its time again to find a leader
 	m.enter(wire.UUID{})
 }
 

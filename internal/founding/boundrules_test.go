@@ -23,6 +23,14 @@ func bound3(t *testing.T, change ...func(*Config)) (*Machine, wire.Charter) {
 	return m, x
 }
 
+// pass lets time go by in ticks, from an instant after the one to the other.
+func pass(m *Machine, from, to time.Duration) (acts []Action) {
+	for at := from + time.Second; at < to; at += time.Second {
+		acts = append(acts, m.Step(at, Tick{})...)
+	}
+	return append(acts, m.Step(to, Tick{})...)
+}
+
 func TestConfirms(t *testing.T) {
 	m, x := bound3(t)
 	for i, led := range []Led{{}, {Leader: true}, {Founded: true}} {
@@ -144,7 +152,7 @@ func TestDeadByRefusals(t *testing.T) {
 
 func TestGivesUpWhatNeverLed(t *testing.T) {
 	m, x := bound3(t)
-	if acts := m.Step(14*time.Second, Tick{}); has[StopRaft](acts) {
+	if acts := pass(m, 0, 14*time.Second); has[StopRaft](acts) {
 		t.Fatal("too early")
 	}
 	if st := find[StopRaft](t, m.Step(15*time.Second, Tick{})); st.Wipe {
@@ -154,13 +162,13 @@ func TestGivesUpWhatNeverLed(t *testing.T) {
 	if acts := m.Step(16*time.Second, Stopped{Cluster: x.Cluster}); find[StartRaft](t, acts).Cluster != x.Cluster {
 		t.Fatal("a log with entries is given up")
 	}
-	if acts := m.Step(time.Minute, Tick{}); has[StopRaft](acts) {
+	if acts := pass(m, 16*time.Second, time.Minute); has[StopRaft](acts) {
 		t.Fatal("looks again at a log that has entries")
 	}
 
 	m, x = bound3(t)
 	server := m.Server()
-	m.Step(15*time.Second, Tick{})
+	pass(m, 0, 15*time.Second)
 	if acts := m.Step(16*time.Second, Stopped{Cluster: x.Cluster, Empty: true}); !find[StopRaft](t, acts).Wipe || !m.Cluster().IsZero() {
 		t.Fatalf("stays: %+v", acts)
 	}
@@ -184,11 +192,23 @@ func TestLeavesADesertedClusterInMemory(t *testing.T) {
 		m.Step(0, Led{Cluster: x.Cluster, Leader: true})
 		m.Step(time.Second, Led{Cluster: x.Cluster})
 		m.Step(time.Second, c.peers)
-		m.Step(30*time.Second, Tick{})
-		acts := m.Step(32*time.Second, Tick{})
+		acts := pass(m, time.Second, 32*time.Second)
 		if left := m.Cluster() != x.Cluster; left != c.want {
 			t.Errorf("%s: left %v: %+v", name, left, acts)
 		}
+	}
+}
+
+func TestPauseIsNoAbsenceOfOthers(t *testing.T) {
+	m, x := bound3(t)
+	m.Step(0, view(peer("d"), peer("e")))
+	if acts := m.Step(time.Hour, Tick{}); has[StopRaft](acts) {
+		t.Fatalf("gives up on waking: %+v", acts)
+	}
+	m.Step(time.Hour+time.Second, Led{Cluster: x.Cluster, Leader: true})
+	m.Step(time.Hour+2*time.Second, Led{Cluster: x.Cluster})
+	if acts := m.Step(2*time.Hour, Tick{}); has[StopRaft](acts) || m.Cluster() != x.Cluster {
+		t.Fatalf("leaves on waking: %+v", acts)
 	}
 }
 
@@ -256,11 +276,11 @@ func TestGuestLeavesWhatNobodyKnows(t *testing.T) {
 		t.Fatal("does not join")
 	}
 	m.Step(time.Second, view(peer("e").in(z, false, false))) // another guest
-	m.Step(9*time.Second, Tick{})
+	pass(m, time.Second, 9*time.Second)
 	if m.Cluster() != z {
 		t.Fatal("left too early")
 	}
-	m.Step(11*time.Second, Tick{})
+	pass(m, 9*time.Second, 11*time.Second)
 	if !m.Cluster().IsZero() {
 		t.Fatal("two guests keep each other in a cluster that is gone")
 	}

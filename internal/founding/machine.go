@@ -108,6 +108,9 @@ func (m *Machine) Open() bool { return m.s.Open }
 
 // Step takes one event at time now (any clock that counts suspension and never goes back) and says what to do.
 func (m *Machine) Step(now time.Duration, ev Event) []Action {
+	if gap := now - m.now; gap > m.t.Leaderless { // this process was paused: that nobody was heard meanwhile says nothing
+		m.bound.at, m.bound.ledAt, m.bound.openAt = m.bound.at+gap, m.bound.ledAt+gap, m.bound.openAt+gap
+	}
 	m.now, m.out = max(m.now, now), nil
 	if !m.begun {
 		m.begun = true

@@ -42,7 +42,7 @@ func TestRestart(t *testing.T) {
 		t.Fatalf("another's: %+v", acts)
 	}
 	m, _ = start(Saved{Cluster: x.Cluster, Charter: x, Confirmed: true})
-	if acts = m.Step(time.Minute, Tick{}); has[StopRaft](acts) {
+	if acts = pass(m, time.Second, time.Minute); has[StopRaft](acts) {
 		t.Fatalf("a confirmation is given up: %+v", acts)
 	}
 	far := charter(8, "a", "a", "c")
