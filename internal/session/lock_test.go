@@ -283,13 +283,27 @@ func TestForceOfLostSession(t *testing.T) {
 		if !strings.Contains(err.Error(), "unknown") {
 			t.Error("does not say that the outcome is unknown:", err)
 		}
+		c.elect()
+		time.Sleep(ttl)
+		c.depose(false) // nothing can be sent
+		synctest.Wait()
+		if a.Session() == 0 || a.Ready() {
+			t.Fatal("want a session without a link")
+		}
+		mustLose := a.Losses() + 1
 		waits := make(chan error, 1)
 		go func() { waits <- a.Force(bg, "k") }()
-		synctest.Wait()
+		time.Sleep(ttl)
+		if a.Losses() != mustLose {
+			t.Fatal("the session was not lost")
+		}
+		h := make(chan *Grant, 1)
+		go func() { h <- mustLock(t, b, "k") }()
 		c.elect()
-		if err := <-waits; err != nil {
+		if err := <-waits; err != nil && !errors.Is(err, lockerr.ErrNotHeld) {
 			t.Error(err)
 		}
+		<-h
 	})
 }
 
@@ -461,6 +475,31 @@ func (l *manual) wait(t *testing.T, kind wire.OpKind, seq uint64) wire.Op {
 		return o
 	}
 	panic("unreachable")
+}
+
+// What is withdrawn while there is no session was never asked for: it leaves no gap in the numbers of the next.
+func TestWithdrawnWithoutSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		a := c.member("a", ttl)
+		defer a.Close()
+		c.depose(false)
+		time.Sleep(ttl)
+		ctx, cancel := context.WithCancel(bg)
+		for range 5 {
+			go a.Acquire(ctx, "k", false)
+		}
+		synctest.Wait()
+		got := make(chan *Grant, 1)
+		go func() { got <- mustLock(t, a, "k") }()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		c.elect()
+		g := <-got
+		if g.seq != 1 || a.Losses() != 1 {
+			t.Errorf("number %d, %d sessions lost", g.seq, a.Losses())
+		}
+	})
 }
 
 // Waiters go on under the next session in the order in which they came.

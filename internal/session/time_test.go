@@ -109,6 +109,73 @@ func TestAnswersCountBySendTime(t *testing.T) {
 	})
 }
 
+// A leader that says that the session is gone is believed at once: there is nothing to wait for, and the next session comes soon.
+func TestLeaderDoesNotKnowTheSession(t *testing.T) {
+	for name, tell := range map[string]func(s Sink){
+		"renewal": func(s Sink) { s.Renewed(1, 0, false) },
+		"outcome": func(s Sink) { s.Outcomes(1, []wire.Outcome{{Kind: wire.OutFailed, Seq: 2, Code: wire.CodeGone}}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, link := openManual(t)
+			got := make(chan *Grant, 1)
+			go func() { got <- mustLock(t, m, "k") }()
+			link.wait(t, wire.OpAcquire, 1)
+			link.sink.Outcomes(1, []wire.Outcome{{Kind: wire.OutGranted, Seq: 1, Fence: 8}})
+			g := <-got
+			go m.Acquire(bg, "l", false)
+			link.wait(t, wire.OpAcquire, 2)
+			tell(link.sink)
+			if !isClosed(g.Done()) || g.Err() != lockerr.ErrSessionLost {
+				t.Error("Done is open")
+			}
+			link.wait(t, wire.OpAcquire, 1)
+		})
+	}
+}
+
+// The lease of a new session counts from when its creation was sent, and an answer that comes after that is no session: the same
+// creation is sent again, and meets the first.
+func TestSlowCreation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		link := &slowCreation{instant: instant{done: make(chan struct{})}, answers: make(chan time.Duration, 8)}
+		jump := newJumpy()
+		cfg := instantConfig(link, &link.instant, ttl)
+		cfg.Clock = jump
+		link.answers <- ttl // a pause: longer than any patience
+		link.answers <- ttl / 10
+		link.pass = jump.jump
+		m, err := Open(bg, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if len(link.nonces) != 2 || link.nonces[0] != link.nonces[1] {
+			t.Error("nonces:", link.nonces)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if left := m.deadline - jump.Now(); left != m.lease-ttl/10 {
+			t.Error("left of the lease:", left)
+		}
+	})
+}
+
+// slowCreation answers creations after a time that passes while the process doesn't see it.
+type slowCreation struct {
+	instant
+	answers chan time.Duration
+	pass    func(time.Duration)
+	nonces  []wire.UUID
+}
+
+func (l *slowCreation) Create(_ context.Context, c wire.CreateSession) (wire.SessionReply, error) {
+	l.nonces = append(l.nonces, c.Nonce)
+	l.pass(<-l.answers)
+	return wire.SessionReply{Session: 1}, nil
+}
+
+func (l *slowCreation) Renew(_, _ uint64) error { return nil }
+
 // slowRenewals doesn't answer renewals.
 type slowRenewals struct{ manual }
 
@@ -126,7 +193,7 @@ func TestPause(t *testing.T) {
 		"err":     func(m *Manager, _ *slowRenewals, g *Grant, n uint64) { _ = g.Err() },
 		"ready":   func(m *Manager, _ *slowRenewals, _ *Grant, n uint64) { m.Ready() },
 		"release": func(m *Manager, _ *slowRenewals, g *Grant, n uint64) { g.Release(bg) },
-		"nobody":  func(m *Manager, _ *slowRenewals, _ *Grant, n uint64) { time.Sleep(m.ttl / 20) },
+		"nobody":  func(m *Manager, _ *slowRenewals, _ *Grant, n uint64) { time.Sleep(m.ttl / 20); synctest.Wait() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -158,7 +225,6 @@ func TestPause(t *testing.T) {
 					t.Fatal("the renewal in the buffer would revive nothing anyway")
 				}
 				look(m, link, g, n)
-				synctest.Wait()
 				if rawErr(g) != lockerr.ErrSessionLost {
 					t.Fatal("looked at after the deadline, and Done is open:", rawErr(g))
 				}
