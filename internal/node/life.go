@@ -126,7 +126,21 @@ func (f *life) step(ev founding.Event) (acted bool) {
 	if f.machine.Cluster() != was || f.machine.Open() != wasOpen {
 		f.n.settle(f.machine.Cluster(), f.machine.Open())
 	}
+	if f.machine.Open() && !wasOpen {
+		f.compareVoters()
+	}
 	return acted
+}
+
+// compareVoters says so when the cluster has another size of its Raft group than this process was given: the committed one counts.
+func (f *life) compareVoters() {
+	if f.group == nil {
+		return
+	}
+	if committed := f.group.fsm.View().Voters(); committed > 0 && committed != f.n.cfg.Voters {
+		f.n.logger.Warn("Config.Voters differs from what the cluster was founded with, which counts; give all members the same",
+			"own", f.n.cfg.Voters, "cluster", committed)
+	}
 }
 
 func (f *life) do(a founding.Action) error {
