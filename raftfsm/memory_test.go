@@ -7,17 +7,17 @@ import (
 	"github.com/godistlock/distlock/internal/wire"
 )
 
-// TestMillionKeys takes 10^6 keys, 10^5 at a time, and frees them again: memory returns to where it was, and while they are held each
+// TestMillionKeys takes 10^6 keys, 25,000 at a time, and frees them again: memory returns to where it was, and while they are held each
 // costs at most maxHeldKey bytes.
 func TestMillionKeys(t *testing.T) {
 	const (
 		maxHeldKey = 300
 		sessions   = 100
-		held       = 100_000
+		held       = 25_000
 	)
-	rounds := 10
+	rounds := 40
 	if raceEnabled {
-		rounds = 2
+		rounds = 5
 	}
 	f, index := opened(t, sessions)
 	m := f.m // entries would cost as much again as their application

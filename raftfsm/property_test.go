@@ -77,7 +77,11 @@ func drawCommand(m *model) func(t *rapid.T) Command {
 // TestAgainstModel applies random entries to the machine and to the model, and compares all that they say. On the way a second
 // machine follows through snapshots and other batches, Views are kept, and what sessions are told is held against the promises.
 func TestAgainstModel(t *testing.T) {
-	for range 4 { // more than rapid's 100 worlds
+	rounds := 4 // of rapid's 100 worlds
+	if raceEnabled {
+		rounds = 1
+	}
+	for range rounds {
 		rapid.Check(t, againstModel)
 	}
 }
