@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -182,7 +183,7 @@ func TestFileModes(t *testing.T) {
 	dir := t.TempDir()
 	openTest(t, dir)
 	info, err := os.Stat(filepath.Join(dir, logFile))
-	if err != nil || info.Mode().Perm() != 0o600 {
+	if err != nil || info.Mode().Perm() != 0o600 && runtime.GOOS != "windows" {
 		t.Fatalf("%v, %v", info.Mode(), err)
 	}
 }
@@ -232,9 +233,68 @@ func TestLogAndIdentityBelongTogether(t *testing.T) {
 		mustDo(t, os.Remove(filepath.Join(dir, identityFile)))
 		fails(t, dir, "is missing")
 	})
-	t.Run("another server's identity", func(t *testing.T) {
-		dir := setUp(t)
-		mustDo(t, SaveIdentity(dir, Identity{Server: wire.NewUUID(), Group: "g"}))
+	t.Run("another server's log", func(t *testing.T) {
+		dir, other := setUp(t), t.TempDir()
+		mustDo(t, SaveIdentity(other, Identity{Server: wire.NewUUID()}))
+		mustDo(t, openTest(t, other).Close())
+		p, err := os.ReadFile(filepath.Join(other, logFile))
+		mustDo(t, err)
+		mustDo(t, os.WriteFile(filepath.Join(dir, logFile), p, 0o600))
 		fails(t, dir, "is of server")
 	})
+	t.Run("snapshots without a log", func(t *testing.T) {
+		dir := t.TempDir()
+		mustDo(t, os.MkdirAll(filepath.Join(dir, snapshotsDir, "1-2-3"), 0o700))
+		fails(t, dir, "no log")
+	})
+}
+
+// A server that is given up leaves nothing to its successor, wherever a crash comes between the two.
+func TestNewcomerInAnOldDirectory(t *testing.T) {
+	old, young := Identity{Server: wire.NewUUID(), Group: "g"}, Identity{Server: wire.NewUUID(), Group: "g"}
+	for name, wipe := range map[string]func(dir string){
+		"wiped":       func(dir string) { mustDo(t, Wipe(dir)) },
+		"not wiped":   func(dir string) {},
+		"half wiped":  func(dir string) { mustDo(t, os.RemoveAll(filepath.Join(dir, snapshotsDir))) },
+		"wiped twice": func(dir string) { mustDo(t, errors.Join(Wipe(dir), Wipe(dir))) },
+		"saved between": func(dir string) {
+			mustDo(t, errors.Join(SaveIdentity(dir, young), Wipe(dir), SaveIdentity(dir, young)))
+		},
+		"saved before": func(dir string) { mustDo(t, errors.Join(SaveIdentity(dir, young), SaveIdentity(dir, young))) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			mustDo(t, SaveIdentity(dir, old))
+			b := openTest(t, dir)
+			mustDo(t, errors.Join(b.SetUint64(keyCurrentTerm, 7), b.StoreLogs(entries(1, 9, 7)), b.Close()))
+			snaps, err := FileSnapshots(dir, nil)
+			mustDo(t, err)
+			mustDo(t, newSink(t, snaps, 5, 7).Close())
+			if !HasLog(dir) {
+				t.Fatal("the old server has no log")
+			}
+			mustDo(t, SaveIdentity(dir, young))
+			wipe(dir)
+			if HasLog(dir) {
+				t.Fatal("the newcomer has a log")
+			}
+			for range 2 {
+				b = openTest(t, dir)
+				snaps, err = FileSnapshots(dir, nil)
+				mustDo(t, err)
+				if has, err := raft.HasExistingState(b, b, snaps); has || err != nil {
+					t.Fatalf("the newcomer inherits: %v, %v", has, err)
+				}
+				mustDo(t, b.Close())
+				mustDo(t, SaveIdentity(dir, young))
+				if !HasLog(dir) {
+					t.Fatal("the newcomer's log is not seen")
+				}
+			}
+			mustDo(t, os.Remove(filepath.Join(dir, logFile)))
+			if _, err := OpenBolt(dir); err == nil {
+				t.Fatal("a log that is gone was made anew")
+			}
+		})
+	}
 }

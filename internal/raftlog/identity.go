@@ -38,7 +38,8 @@ type Identity struct {
 	Peers     map[string]string // address of each peer that was seen, by name
 	Founding  []byte            // what the first start has promised, as package founding encodes it
 
-	logged bool // a log was made for Server: without it the directory is damaged
+	logged bool      // a log was made for Server: without it the directory is damaged
+	former wire.UUID // the server before Server, whose log may still lie here, to be wiped; zero for none
 }
 
 // CheckGroup answers an error when the directory belongs to another group.
@@ -72,7 +73,8 @@ func LoadIdentity(dir string) (id Identity, ok bool, err error) {
 	return id, true, nil
 }
 
-// SaveIdentity writes id durably: a crash leaves the old one or the new one. id.Server must be set. The caller holds dir's lock.
+// SaveIdentity writes id durably: a crash leaves the old one or the new one. id.Server must be set. The caller holds dir's lock. Another Server
+// than before makes this process a newcomer, whose predecessor's log is to be wiped (Wipe); OpenBolt does so if a crash came in between.
 func SaveIdentity(dir string, id Identity) error {
 	if id.Server.IsZero() {
 		return refuse("an identity without a server")
@@ -80,19 +82,42 @@ func SaveIdentity(dir string, id Identity) error {
 	if len(id.Group) > wire.MaxGroup || len(id.Name) > wire.MaxName {
 		return refuse("an identity with a group of %d bytes and a name of %d", len(id.Group), len(id.Name))
 	}
-	if old, ok, err := LoadIdentity(dir); err != nil {
+	old, known, err := LoadIdentity(dir)
+	if err != nil {
 		return err
-	} else if ok && old.Server == id.Server {
-		id.logged = id.logged || old.logged
 	}
+	switch {
+	case !known:
+		id.logged, id.former = exists(filepath.Join(dir, logFile)), wire.UUID{}
+	case old.Server == id.Server:
+		id.logged, id.former = old.logged, old.former
+	default: // a newcomer: whatever log is here is not its own
+		id.logged, id.former = false, old.Server
+	}
+	return saveAsIs(dir, id)
+}
+
+// noteLog notes that a log was made for id's server.
+func noteLog(dir string, id Identity) error {
+	id.logged, id.former = true, wire.UUID{}
+	return saveAsIs(dir, id)
+}
+
+func saveAsIs(dir string, id Identity) error {
 	path := filepath.Join(dir, identityFile)
-	if _, err := os.Lstat(filepath.Join(dir, logFile)); err == nil {
-		id.logged = true
+	p := encodeIdentity(id)
+	if len(p) > maxIdentity {
+		return refuse("an identity of %d bytes", len(p))
 	}
-	if err := writeDurably(path, encodeIdentity(id)); err != nil {
+	if err := writeDurably(path, p); err != nil {
 		return dirError(dir, err)
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // writeDurably replaces the file at path by one that holds p.
@@ -117,7 +142,7 @@ func writeDurably(path string, p []byte) error {
 // encodeIdentity writes magic, version, fields, checksum.
 func encodeIdentity(id Identity) []byte {
 	w := wire.NewWriter()
-	w.Array(10)
+	w.Array(11)
 	w.UUID(id.Server)
 	w.String(id.Group)
 	w.String(id.Name)
@@ -125,6 +150,7 @@ func encodeIdentity(id Identity) []byte {
 	w.Bool(id.Confirmed)
 	w.UUID(id.Accepted)
 	w.Bool(id.logged)
+	w.UUID(id.former)
 	refused := id.Refused[max(0, len(id.Refused)-MaxRefused):]
 	w.Array(len(refused))
 	for _, u := range refused {
@@ -166,12 +192,12 @@ func decodeIdentity(p []byte) (Identity, error) {
 		return Identity{}, corrupt("it has no version")
 	}
 	r := wire.NewReader(body[identityHeader:])
-	if n := r.Array(10); n != 10 {
+	if n := r.Array(11); n != 11 {
 		r.Fail("identity with %d fields", n)
 	}
 	id := Identity{
 		Server: r.UUID(), Group: r.String(wire.MaxGroup), Name: r.String(wire.MaxName), Cluster: r.UUID(), Confirmed: r.Bool(),
-		Accepted: r.UUID(), logged: r.Bool(),
+		Accepted: r.UUID(), logged: r.Bool(), former: r.UUID(),
 	}
 	for range r.Array(MaxRefused) {
 		id.Refused = append(id.Refused, r.UUID())
