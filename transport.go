@@ -22,6 +22,7 @@ type surroundings struct {
 	clock   clock.Clock
 	proof   wire.Proof // of the machine; the rest is filled in per Cluster
 	machine address.Machine
+	hooks   node.Hooks // faults; of tests only
 }
 
 func machine() surroundings {
@@ -104,7 +105,7 @@ func (t *transport) nodeConfig(s *settings, env surroundings, failed func(error)
 		Dir: s.DataDir, Identity: id,
 		Expect: s.Expect, Voters: s.Voters, MayVote: !s.NoVote,
 		Alone: len(s.Peers) == 0 && s.Discover == nil, Loopback: isLoopback(t.listener.Addr()),
-		SelfAddr: dialable(t.listener.Addr()), Seeds: seeds(s), Logger: s.Logger, Failed: failed,
+		SelfAddr: dialable(t.listener.Addr()), Seeds: seeds(s), Logger: s.Logger, Hooks: env.hooks, Failed: failed,
 	}
 }
 

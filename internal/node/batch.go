@@ -26,6 +26,7 @@ type item struct {
 type batcher struct {
 	term    uint64
 	propose func([]byte) proposal
+	wall    func() time.Time
 	lost    func() // called when a proposal fails: this lead is over
 
 	mu      sync.Mutex // guards waiting and closed
@@ -39,8 +40,8 @@ type proposal interface {
 	wait() (*raftfsm.Result, error)
 }
 
-func newBatcher(term uint64, propose func([]byte) proposal, lost func()) *batcher {
-	return &batcher{term: term, propose: propose, lost: lost, wake: make(chan struct{}, 1)}
+func newBatcher(term uint64, propose func([]byte) proposal, wall func() time.Time, lost func()) *batcher {
+	return &batcher{term: term, propose: propose, wall: wall, lost: lost, wake: make(chan struct{}, 1)}
 }
 
 // add queues it for the next entry.
@@ -110,7 +111,7 @@ func (b *batcher) take() []item {
 }
 
 func (b *batcher) encode(items []item) []byte {
-	e := raftfsm.Entry{Version: raftfsm.Version, Term: b.term, Wall: time.Now().UnixMicro()}
+	e := raftfsm.Entry{Version: raftfsm.Version, Term: b.term, Wall: b.wall().UnixMicro()}
 	for _, it := range items {
 		if it.cmd != nil {
 			e.Commands = append(e.Commands, it.cmd)

@@ -44,6 +44,7 @@ type groupConfig struct {
 	observe func(*raftfsm.Result)
 	poison  func(error) // a store failed, or the state can't be applied: called at most once, Raft's traffic must stop before it returns
 	mute    func(bool)  // the disk hangs (true) or has come back
+	hooks   Hooks
 }
 
 // group is this process's part in the Raft group: the log, the state machine and the Raft object.
@@ -71,7 +72,7 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 		return nil, err
 	}
 	g = &group{cfg: cfg, fsm: raftfsm.New()}
-	g.store = raftlog.Guard(store, raftlog.GuardConfig{Name: storeName(cfg.dir), OnPoison: cfg.poison, OnMute: cfg.mute})
+	g.store = raftlog.Guard(cfg.hooks.store(store), raftlog.GuardConfig{Name: storeName(cfg.dir), OnPoison: cfg.poison, OnMute: cfg.mute})
 	g.fsm.Observe(g.observe)
 	cache, err := raft.NewLogCache(logCacheEntries, g.store)
 	if err != nil {
@@ -191,6 +192,9 @@ func (g *group) observe(r *raftfsm.Result) {
 	if r.Err != nil {
 		g.cfg.poison(fmt.Errorf("entry %d of the log can't be applied: %w", r.Index, r.Err))
 		return
+	}
+	if g.cfg.hooks.Applied != nil {
+		g.cfg.hooks.Applied(r)
 	}
 	g.cfg.observe(r)
 }

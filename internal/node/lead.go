@@ -50,7 +50,7 @@ func startLead(g *group, term uint64, propose func([]byte) proposal, logger *slo
 		ready: make(chan struct{}), done: make(chan struct{}),
 		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()), leaving: make(map[wire.UUID]bool), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
 	}
-	l.batch = newBatcher(term, propose, l.endAsync)
+	l.batch = newBatcher(term, propose, g.cfg.hooks.wall, l.endAsync)
 	l.wg.Go(func() { l.batch.run(l.done) }) // both end with done
 	l.wg.Go(l.expireLoop)
 	return l

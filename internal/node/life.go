@@ -388,7 +388,7 @@ func (f *life) propose(do func(context.Context, *lead) error) {
 // confirm has the leader commit that this process belongs to cluster for good, and reports when it has.
 func (f *life) confirm(cluster wire.UUID) {
 	call := confirmCall{
-		cluster: cluster, server: f.machine.Server(), instance: f.n.cfg.Instance, name: f.n.cfg.Name, clock: time.Now().UnixMicro(),
+		cluster: cluster, server: f.machine.Server(), instance: f.n.cfg.Instance, name: f.n.cfg.Name, clock: f.n.cfg.Hooks.wall().UnixMicro(),
 	}
 	f.n.wg.Go(func() { // ends with the call, which has its limit
 		ctx, cancel := context.WithTimeout(f.n.ctx, callTimeout)

@@ -42,6 +42,7 @@ type Config struct {
 	SelfAddr string // where this process reaches its own port
 	Seeds    func(context.Context) ([]string, error)
 	Logger   *slog.Logger
+	Hooks    Hooks
 	Failed   func(error) // the member can't go on (a store failed, …); called at most once, on a goroutine of its own
 }
 
@@ -234,7 +235,7 @@ func (n *Node) startGroup(bootstrap bool, voters []wire.UUID) (*group, error) {
 	cfg := groupConfig{
 		server: server, dir: n.cfg.Dir, logger: hclogx.New(n.logger),
 		streams: newStreamLayer(server, n.mux, n.addrOf),
-		observe: n.observe, poison: n.fail,
+		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
 		mute: func(on bool) { n.mux.Mute(wire.KindRaft, on) },
 	}
 	g, err := startGroup(cfg, firstConfiguration(bootstrap, voters))
