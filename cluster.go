@@ -36,6 +36,8 @@ type Cluster struct {
 	transport *transport
 	node      *node.Node
 	sessions  *session.Manager
+	watchMu   sync.Mutex     // guards watched, and watchers against being added to while stop waits
+	watched   bool           // stop waits for watchers: none is added any more
 	watchers  sync.WaitGroup // the goroutines of Lock.Context
 
 	stopOnce sync.Once
@@ -137,11 +139,25 @@ func (c *Cluster) stop(reason error) {
 		c.sessions.Stop(reason)
 		err := c.node.Close()
 		c.transport.release()
+		c.watchMu.Lock()
+		c.watched = true
+		c.watchMu.Unlock()
 		c.watchers.Wait()
 		c.err = errors.Join(reason, err)
 		close(c.done)
 	})
 	<-c.done
+}
+
+// watch runs f, which ends with a lock, on a goroutine that stop waits for. Once stop has begun every lock has ended, and so does f at once.
+func (c *Cluster) watch(f func()) {
+	c.watchMu.Lock()
+	defer c.watchMu.Unlock()
+	if c.watched {
+		f()
+		return
+	}
+	c.watchers.Go(f)
 }
 
 // Leave goes gracefully: it refuses new locks with ErrLeaving, waits until the held ones are unlocked or expire or ctx ends,

@@ -102,7 +102,7 @@ func (l *Lock) Err() error { return l.grant.Err() }
 func (l *Lock) Context(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(parent)
 	l.asOwner()
-	l.cluster.watchers.Go(func() { // ends with the lock, which Close ends at the latest, or with parent
+	l.cluster.watch(func() { // ends with the lock, which Close ends at the latest, or with parent
 		select {
 		case <-l.Done():
 			cancel(l.Err())
