@@ -101,6 +101,11 @@ func (n *Node) restoreIdentity() (founding.Saved, error) {
 	if saved.Server.IsZero() {
 		saved.Server = wire.NewUUID()
 	}
+	if n.cfg.Dir != "" && saved.Cluster.IsZero() && raftlog.HasLog(n.cfg.Dir) { // a wipe was cut short
+		if err := raftlog.Wipe(n.cfg.Dir); err != nil {
+			return saved, err
+		}
+	}
 	n.ident.Server, n.ident.Cluster, n.open = saved.Server, saved.Cluster, saved.Open
 	for id, addr := range n.ident.Peers {
 		if server, err := wire.ParseUUID(id); err == nil {
