@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -189,6 +191,13 @@ func TestChaos(t *testing.T) {
 		seeds = 6
 	}
 	base := rand.Uint64()
+	if s := os.Getenv("DISTLOCK_SEED"); s != "" { // run one again
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		base, seeds = n, 1
+	}
 	for i := range seeds {
 		seed := base + uint64(i)
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {

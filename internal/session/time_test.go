@@ -304,6 +304,23 @@ func TestPauseBetweenAnswerAndReturn(t *testing.T) {
 	})
 }
 
+// A new leader hears of the session at once, not at the next renewal.
+func TestNewLeaderIsToldAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		a := c.member("a", 60*time.Second)
+		defer a.Close()
+		time.Sleep(time.Minute)
+		c.depose(false)
+		c.elect()
+		time.Sleep(2 * leastPause)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if n := c.leases[a.Session()].renewals; n != 1 {
+			t.Errorf("%d renewals", n)
+		}
+	})
+}
+
 // A leader that is silent is left for another before the deadline.
 func TestSilentLeaderIsLeft(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {
