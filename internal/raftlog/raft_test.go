@@ -321,7 +321,7 @@ func failAt(t *testing.T, op string, k int, leads bool, fail func() error) bool 
 		n++
 		c.apply(n, rest)
 	}
-	time.Sleep(time.Second)
+	time.Sleep(15 * time.Second) // the failure may have come only now
 	c.agree()
 	for _, p := range rest {
 		if got := p.fsm.list(); p.guard.Err() == nil && got[len(got)-1] != n {
