@@ -12,13 +12,13 @@ import (
 )
 
 // ErrBroken is matched by every result after a bug in this package panicked: the state may be half changed, so nothing more is
-// applied to it or saved of it. The process must leave the cluster.
+// applied to it, saved of it or, but for the cluster's name and its like, seen of it. The process must leave the cluster.
 var ErrBroken = errors.New("the lock state machine is broken")
 
 // FSM is the state machine as hashicorp/raft drives it. What Apply and ApplyBatch answer are *Result.
 type FSM struct {
 	observe  func(*Result) // set before raft starts
-	restored func()        // set before raft starts
+	restored func(error)   // set before raft starts
 	reader   *wire.Reader  // used by the applying goroutine only
 
 	mu     sync.Mutex // guards what follows; held over a whole batch, so a View never stands inside one
@@ -41,9 +41,10 @@ func New() *FSM {
 // View taken in f may be ahead of the result by what came in the same batch. Call it before raft starts.
 func (f *FSM) Observe(observe func(*Result)) { f.observe = observe }
 
-// Restored has f called on the applying goroutine after a snapshot has replaced the state. Observe hears nothing of what the
-// snapshot brings. Call it before raft starts.
-func (f *FSM) Restored(restored func()) { f.restored = restored }
+// Restored has f called on the applying goroutine after raft has handed in a snapshot: with nil when it has replaced the state,
+// of which Observe hears nothing; else with the reason why the state is as before. Raft only logs that, and the process would
+// carry on with no way to catch up: it must leave the cluster. Call it before raft starts.
+func (f *FSM) Restored(restored func(error)) { f.restored = restored }
 
 // View returns the state after the last batch, from any goroutine, in constant time.
 func (f *FSM) View() *View {
@@ -106,6 +107,7 @@ func (f *FSM) applyOne(l *raft.Log) (res *Result) {
 	defer func() { // raft's goroutine must not die of a bug of ours: it is the host's process
 		if p := recover(); p != nil {
 			f.broken = fmt.Errorf("%w: entry %d of term %d: %v\n%s", ErrBroken, l.Index, l.Term, p, debug.Stack())
+			f.m.trees, f.m.holders = newState().trees, 0 // a View of what is half changed could mislead, or panic as well
 			res = &Result{Index: l.Index, Term: l.Term, Err: f.broken}
 		}
 	}()
@@ -127,17 +129,17 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 // Restore replaces the state by a snapshot's, or leaves it as it is and says why.
 func (f *FSM) Restore(rc io.ReadCloser) error {
 	s, err := readSnapshot(rc)
-	err = errors.Join(err, rc.Close())
-	if err != nil {
-		return fmt.Errorf("restore locks: %w", err)
+	if err = errors.Join(err, rc.Close()); err != nil {
+		err = fmt.Errorf("restore locks: %w", err)
+	} else {
+		f.mu.Lock()
+		f.m, f.view, f.broken = &machine{state: s}, nil, nil
+		f.mu.Unlock()
 	}
-	f.mu.Lock()
-	f.m, f.view, f.broken = &machine{state: s}, nil, nil
-	f.mu.Unlock()
 	if f.restored != nil {
-		f.restored()
+		f.restored(err)
 	}
-	return nil
+	return err
 }
 
 // snapshot is a View on its way to raft's snapshot store.

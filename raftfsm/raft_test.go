@@ -123,6 +123,9 @@ func TestBug(t *testing.T) {
 	if res := submit(f, index+3, Noop{}); !errors.Is(res.Err, ErrBroken) {
 		t.Errorf("an entry after that: %+v", res)
 	}
+	if v := f.View(); v.Cluster() != id("C") || len(v.Locks("", "", 9))+len(v.Sessions()) > 0 {
+		t.Errorf("ruins are seen:\n%s", dump(v))
+	}
 	if _, err := f.Snapshot(); !errors.Is(err, ErrBroken) {
 		t.Errorf("a snapshot of it: %v", err)
 	}
@@ -200,7 +203,11 @@ func TestUnderRaft(t *testing.T) {
 	_, trans = raft.NewInmemTransport("one")
 	f = New()
 	restored := 0
-	f.Restored(func() { restored++ })
+	f.Restored(func(err error) {
+		if restored++; err != nil {
+			t.Error(err)
+		}
+	})
 	r = start(f, trans)
 	if err := r.Barrier(0).Error(); err != nil {
 		t.Fatal(err)
