@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet format fuzz ci demo bench clean
+.PHONY: help test race lint vet format fuzz ci demo bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,7 +29,10 @@ ci: ## all that CI runs
 demo: ## the demo
 	go run ./examples/demo
 
-bench: ## the benchmarks
+bench: ## the figures of docs/benchmarks.md, in about four minutes (BENCH='-parts failover' for some)
+	go run ./internal/bench $(BENCH)
+
+gobench: ## the Go benchmarks of every package
 	go test -run '^$$' -bench . -benchmem ./...
 
 clean: ## remove what was built here

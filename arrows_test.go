@@ -29,10 +29,11 @@ var floors = [][]string{
 	{"examples/demo", "examples/http"},
 }
 
-// scaffold are rooms that only tests may import, and what they may import themselves.
+// scaffold are rooms that only tests may import, or nobody, and what they may import themselves.
 var scaffold = map[string][]string{
 	"internal/simnet":   {"internal/mux"},
 	"internal/proctest": {"."},
+	"internal/bench":    {"."},
 }
 
 // pure are rooms in which the same input always gives the same output: no clock, no I/O, no goroutine, no randomness. Of ours they

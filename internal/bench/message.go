@@ -1,0 +1,101 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"sync"
+	"time"
+)
+
+// What the parent asks of a member. Each is answered once.
+const (
+	doJoin    = "join"    // Join
+	doFirst   = "first"   // Join and the first lock; Took is both
+	doStatus  = "status"  // State
+	doPair    = "pair"    // lock and unlock Key; Took is the lock
+	doLoad    = "load"    // Load
+	doHold    = "hold"    // Load: lock Keys keys and keep them
+	doFree    = "free"    // unlock them
+	doUsage   = "usage"   // Usage
+	doProfile = "profile" // begin profiles, at File
+	doWrite   = "write"   // end them
+)
+
+// command is one line of JSON to a member.
+type command struct {
+	ID      uint64        `json:"id"`
+	Do      string        `json:"do"`
+	Join    *join         `json:"join,omitempty"`
+	Key     string        `json:"key,omitempty"`
+	Load    *load         `json:"load,omitempty"`
+	File    string        `json:"file,omitempty"`
+	Collect bool          `json:"collect,omitempty"` // garbage, before usage
+	Timeout time.Duration `json:"timeout"`
+}
+
+// join is what a member has to know.
+type join struct {
+	Name   string   `json:"name,omitempty"`
+	Bind   string   `json:"bind"`
+	Peers  []string `json:"peers,omitempty"`
+	Expect int      `json:"expect,omitempty"`
+	Dir    string   `json:"dir,omitempty"`
+}
+
+// load is callers that take locks, each on keys of its own: for a time, or until they have made a number of pairs.
+type load struct {
+	Callers int           `json:"callers"`
+	Warm    time.Duration `json:"warm,omitempty"`
+	Measure time.Duration `json:"measure,omitempty"`
+	Pairs   int           `json:"pairs,omitempty"` // instead of a time
+}
+
+// answer is one line of JSON from a member.
+type answer struct {
+	ID    uint64        `json:"id"`
+	Error string        `json:"error,omitempty"`
+	Took  time.Duration `json:"took,omitempty"`
+	State *state        `json:"state,omitempty"`
+	Load  *rate         `json:"load,omitempty"`
+	Usage *usage        `json:"usage,omitempty"`
+}
+
+// state is what a member knows of its cluster.
+type state struct {
+	Ready  bool   `json:"ready"`
+	Leader string `json:"leader"`
+	Voters int    `json:"voters"` // that are alive
+}
+
+// rate is what came of a load.
+type rate struct {
+	PerSecond float64       `json:"per_second"` // pairs
+	P50       time.Duration `json:"p50"`        // of Lock
+	P99       time.Duration `json:"p99"`
+}
+
+// usage is what a process takes of the machine.
+type usage struct {
+	CPU      time.Duration `json:"cpu"`      // since it began; 0: this system is not asked
+	Resident int64         `json:"resident"` // bytes; 0 as well
+	Heap     int64         `json:"heap"`     // bytes in use
+}
+
+// pipe sends and receives over a pair of pipes.
+type pipe struct {
+	mu  sync.Mutex // one line at a time; guards enc
+	enc *json.Encoder
+	dec *json.Decoder // the receiving goroutine's
+}
+
+func newPipe(in io.Reader, out io.Writer) *pipe {
+	return &pipe{enc: json.NewEncoder(out), dec: json.NewDecoder(in)}
+}
+
+func (p *pipe) send(v any) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.enc.Encode(v)
+}
+
+func (p *pipe) receive(v any) error { return p.dec.Decode(v) }
