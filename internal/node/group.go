@@ -190,7 +190,10 @@ func (g *group) electNow() error {
 // observe runs on Raft's applying goroutine for each entry.
 func (g *group) observe(r *raftfsm.Result) {
 	if r.Err != nil {
-		g.cfg.poison(fmt.Errorf("entry %d of the log can't be applied: %w", r.Index, r.Err))
+		// Poisoned, the state machine applies nothing more, and no snapshot is taken of a state that lacks an entry.
+		g.store.Poison(fmt.Errorf("%w: entry %d of the log can't be applied: %w", raftlog.ErrStateMachine, r.Index, r.Err))
+	}
+	if g.store.Err() != nil {
 		return
 	}
 	if g.cfg.hooks.Applied != nil {

@@ -123,7 +123,13 @@ func (l *lead) begin() error {
 	return nil
 }
 
+// isReady says that l answers: it has begun, and is not over.
 func (l *lead) isReady() bool {
+	select {
+	case <-l.done:
+		return false
+	default:
+	}
 	select {
 	case <-l.ready:
 		return true
@@ -168,6 +174,7 @@ func (l *lead) prove(ctx context.Context) error {
 // observe takes each entry's result in commit order: it keeps the leases in step with the sessions and pushes outcomes to their owners.
 func (l *lead) observe(r *raftfsm.Result) {
 	l.mu.Lock()
+	defer l.mu.Unlock() // a panic below is caught by the guard, and end needs mu
 	for _, id := range r.Ended {
 		delete(l.leases, id)
 	}
@@ -190,7 +197,6 @@ func (l *lead) observe(r *raftfsm.Result) {
 			delete(l.sinks, id)
 		}
 	}
-	l.mu.Unlock()
 }
 
 // pushLocked hands the outcomes to their sessions' sinks, one call per session and entry. Sinks don't block.

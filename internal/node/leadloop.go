@@ -73,7 +73,7 @@ func (n *Node) followRaft(g *group) {
 		n.endLead()
 		l = nil
 	}
-	if l == nil && leads && !n.handing.Load() {
+	if l == nil && leads && !n.handing.Load() && !n.muted.Load() {
 		n.beginLead(g)
 	}
 }

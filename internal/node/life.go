@@ -304,7 +304,7 @@ func (f *life) stopRaft(a founding.StopRaft) error {
 	return nil
 }
 
-// stopGroup stops Raft here, if it runs. After run has ended, Close calls it.
+// stopGroup stops Raft here, if it runs.
 func (f *life) stopGroup() error {
 	g := f.group
 	if g == nil {

@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -62,8 +63,10 @@ type Node struct {
 
 	pages    pages
 	failOnce sync.Once
+	failed   atomic.Bool // fail was called: no Raft traffic any more
 	resigned atomic.Bool // this process is leaving: it wants no seat
 	handing  atomic.Bool // a leadership transfer is under way: no lead begins
+	muted    atomic.Bool // the disk hangs, and with it Raft's main loop, which may still say that it leads: no lead begins
 
 	mu          sync.Mutex // guards the fields below
 	ident       raftlog.Identity
@@ -220,29 +223,26 @@ func (n *Node) Changed() <-chan struct{} {
 	return n.changed
 }
 
-// fail stops the member for a reason: its Raft traffic first, then whatever the owner does in Failed.
-func (n *Node) fail(err error) {
-	n.failOnce.Do(func() {
-		n.mux.Mute(wire.KindRaft, true)
-		n.logger.Error("this member stops", "error", err)
-		go n.cfg.Failed(err) // its owner waits for it
-	})
-}
-
 // startGroup runs Raft on this process. The life loop calls it.
 func (n *Node) startGroup(bootstrap bool, voters []wire.UUID) (*group, error) {
+	if n.muted.Swap(false) { // by the group before, whose store was let go while it hung: this one's guard sees for itself
+		n.mux.Mute(wire.KindRaft, n.failed.Load())
+	}
 	server := n.serverID()
 	cfg := groupConfig{
 		server: server, dir: n.cfg.Dir, logger: hclogx.New(n.logger),
 		streams: newStreamLayer(server, n.mux, n.addrOf),
 		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
-		mute: func(on bool) { n.mux.Mute(wire.KindRaft, on) },
+		mute: n.mute,
 	}
 	g, err := startGroup(cfg, firstConfiguration(bootstrap, voters))
 	if err != nil {
 		return nil, err
 	}
 	n.group.Store(g)
+	if err := n.ctx.Err(); err != nil { // Close may have given up waiting for this
+		return nil, errors.Join(err, g.shutdown())
+	}
 	return g, nil
 }
 
@@ -393,7 +393,7 @@ func (n *Node) leading(ctx context.Context) *lead {
 
 // leaderHint is the leader as Raft or gossip know it here.
 func (n *Node) leaderHint() (wire.UUID, string) {
-	if g := n.group.Load(); g != nil {
+	if g := n.group.Load(); g != nil && !n.muted.Load() {
 		if u := g.leader(); !u.IsZero() {
 			addr, _ := n.addrOf(u)
 			return u, addr
@@ -422,10 +422,32 @@ func (n *Node) Close() error {
 	}
 	n.mu.Unlock()
 	n.cancel()
-	n.wg.Wait() // the lead loop ends the lead, the life loop stops Raft
+	err := n.waitForLoops() // the lead loop ends the lead, the life loop starts no Raft any more
 	for _, c := range peers {
 		c.Close()
 	}
-	err := n.life.stopGroup()
+	if g := n.group.Load(); g != nil {
+		err = errors.Join(err, g.shutdown())
+		n.group.Store(nil)
+	}
 	return errors.Join(err, n.gossip.Close(), n.cfg.Packets.Close(), n.mux.Close())
+}
+
+// closePatience bounds the wait for the loops, which a disk that hangs may hold.
+const closePatience = 5 * time.Second
+
+func (n *Node) waitForLoops() error {
+	gone := make(chan struct{})
+	go func() { // ends with the loops
+		n.wg.Wait()
+		close(gone)
+	}()
+	t := time.NewTimer(closePatience)
+	defer t.Stop()
+	select {
+	case <-gone:
+		return nil
+	case <-t.C:
+		return fmt.Errorf("this member has not stopped within %s: the disk under %q hangs", closePatience, n.cfg.Dir)
+	}
 }

@@ -21,7 +21,10 @@ const (
 )
 
 // ErrPoisoned is matched by what a Guarded answers once it has been poisoned.
-var ErrPoisoned = errors.New("this member's storage has failed")
+var ErrPoisoned = errors.New("this member can't go on")
+
+// ErrStateMachine is matched by the reason where it was not the storage that failed but what is made of the log.
+var ErrStateMachine = errors.New("state machine")
 
 // ErrReleased is matched by what a Guarded answers after Release.
 var ErrReleased = errors.New("storage released")

@@ -24,7 +24,7 @@ func (f *guardedFSM) try(what string, do func() error) error {
 		return err
 	}
 	if err := shielded(do); err != nil {
-		f.g.Poison(fmt.Errorf("state machine: %s: %w", what, err))
+		f.g.Poison(fmt.Errorf("%w: %s: %w", ErrStateMachine, what, err))
 		return f.g.Err()
 	}
 	return nil
