@@ -12,7 +12,7 @@ type Result struct {
 	Err         error    // why the entry could not be applied; the state is as before, and the rest of Result is empty
 	Replies     []Reply  // one for each command
 	Outcomes    []Routed // in the order in which they came about; none to a session that has ended by then
-	Created     []uint64 // sessions
+	Created     []uint64 // sessions that were made, or met again by a copy of their creation, which renews them
 	Ended       []uint64 // sessions
 	Opened      bool     // all founders have confirmed: sessions are possible from now on, grants too unless View.Silent
 }

@@ -233,6 +233,7 @@ func (m *model) named(name string) (uint64, *modelSession) {
 func (m *model) create(c wire.CreateSession) Reply {
 	if id, ses := m.named(c.Name); ses != nil && ses.who.Nonce == c.Nonce {
 		ses.renewed = m.index
+		m.res.Created = append(m.res.Created, id)
 		return Reply{Session: id}
 	}
 	if old := m.sessions[c.Previous]; old != nil && old.who.Instance == c.Instance {

@@ -15,6 +15,7 @@ func (m *machine) create(c *wire.CreateSession) Reply {
 	if old := m.named(c.Name); old != nil && old.who.Nonce == c.Nonce { // a copy has the name of its original
 		old = m.ownSession(old)
 		old.renewed = m.index
+		m.res.Created = append(m.res.Created, old.id) // its process counts from this copy, so the leader must too
 		return Reply{Session: old.id}
 	}
 	if c.Previous != 0 {

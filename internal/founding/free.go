@@ -90,8 +90,10 @@ func (m *Machine) idle() {
 	if willing < m.cfg.Voters && m.cfg.Expect > 1 {
 		wait = max(wait, m.t.Settle) // a configuration of three survives any one of them
 	}
-	if m.silent() {
-		wait = max(wait, m.t.Patience) // an address that answers a little late must not cost a minute of silence
+	// An address that answers a little late must not cost a minute of silence; nor must a process for whom one is enough found a cluster beside
+	// the one that its peers have.
+	if m.silent() || m.cfg.Expect == 1 && !m.cfg.Alone && m.unanswered {
+		wait = max(wait, m.t.Patience)
 	}
 	if m.now >= m.nextTry && m.now-m.eligible >= wait {
 		m.invite()

@@ -165,10 +165,11 @@ func TestSilent(t *testing.T) {
 		m := machine("a", func(cfg *Config) { cfg.Durable, cfg.Expect = c.durable, c.expect })
 		view := View{Members: []Peer{peer("b"), peer("c")}, Unanswered: c.unanswered}
 		m.Step(0, view)
-		if early := !m.s.Charter.IsZero(); early && c.want {
+		early := !m.s.Charter.IsZero()
+		if early && c.want {
 			t.Errorf("%s: invited before the address had time to answer: %v", name, early)
 		}
-		if c.want {
+		if !early {
 			m.Step(DefaultTimeouts().Patience, view)
 		}
 		if got := m.s.Charter.Silent; got != c.want || m.s.Charter.IsZero() {
@@ -374,5 +375,26 @@ func TestWithdraws(t *testing.T) {
 				t.Errorf("%s: bound after all: %+v", name, acts)
 			}
 		}
+	}
+}
+
+// A process for whom one is enough, but who knows of peers, asks them first: they may have a cluster.
+func TestOneThatHasPeersAsksThemFirst(t *testing.T) {
+	m := machine("a", func(cfg *Config) { cfg.Expect = 1 })
+	m.Step(0, View{Unanswered: true})
+	if !m.s.Charter.IsZero() {
+		t.Fatal("founded beside peers that had no time to answer")
+	}
+	known := peer("b")
+	known.Cluster, known.Open = wire.UUID{7}, true
+	m.Step(DefaultTimeouts().Patience/2, View{Members: []Peer{known}})
+	if m.Cluster() != known.Cluster {
+		t.Errorf("belongs to %v", m.Cluster())
+	}
+	m = machine("a", func(cfg *Config) { cfg.Expect = 1 })
+	m.Step(0, View{Unanswered: true})
+	m.Step(DefaultTimeouts().Patience, View{Unanswered: true})
+	if m.s.Accepted.IsZero() && m.s.Cluster.IsZero() {
+		t.Error("waits for ever for peers that don't answer")
 	}
 }

@@ -181,7 +181,11 @@ func (l *lead) observe(r *raftfsm.Result) {
 	now := time.Now()
 	for _, id := range r.Created { // created, or met again by a resent creation
 		if s, ok := l.group.fsm.Session(id); ok {
-			l.leases[id] = &lease{ttl: s.TTL, last: now}
+			if old := l.leases[id]; old != nil {
+				old.last = now
+			} else {
+				l.leases[id] = &lease{ttl: s.TTL, last: now}
+			}
 		}
 	}
 	if len(r.Created) > 0 {
