@@ -239,6 +239,9 @@ func (c *Cluster) Status() Status {
 		}
 		s.Members = append(s.Members, member)
 	}
+	for _, m := range c.node.Conflicts() {
+		s.Conflicts = append(s.Conflicts, Member{Name: m.Name, Addr: m.Addr, Role: roleOf(m), Leader: m.Leader, State: State(m.State)})
+	}
 	s.Ready = c.Err() == nil && c.sessions.Ready() && !c.isLeaving()
 	return s
 }
@@ -386,6 +389,7 @@ type Status struct {
 	Leader     string // name of the leader as known here, "" when none is
 	Ready      bool   // this process can take locks now
 	Members    []Member
+	Conflicts  []Member // processes of another open cluster of this Group, seen in the last minutes: two that were founded apart never merge
 }
 
 // Member is one process of the cluster as seen from here.

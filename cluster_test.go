@@ -448,3 +448,40 @@ func TestAllLeaveAtOnce(t *testing.T) {
 		t.Errorf("the last one needed %s", took)
 	}
 }
+
+// Two clusters that were founded apart meet: neither changes, and both say so.
+func TestTwoOpenClustersStayApart(t *testing.T) {
+	alone := func(_ int, c *Config) { c.Expect, c.Peers = 1, nil }
+	one, two := newMembers(t, 1, alone), newMembers(t, 1, func(_ int, c *Config) { alone(0, c); c.Name = "stranger" })
+	ctx := testContext(t, 30*time.Second)
+	a := mustLock(t, ctx, one.all[0], "k")
+	mustLock(t, ctx, two.all[0], "k")
+	cfg := one.configs[0]
+	cfg.Name, cfg.Bind, cfg.Peers, cfg.Expect = "between", freePorts(t, 1)[0], []string{one.configs[0].Bind}, 1
+	cfg.Discover = func(context.Context) ([]string, error) { return []string{two.configs[0].Bind}, nil }
+	between, err := Join(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer between.Close()
+	ours, theirs := one, two
+	if between.CheckFence(ctx, "k", a.Fence()) != nil { // it met the other one first
+		ours, theirs = two, one
+	}
+	eventually(t, ctx, "the conflict is told of", func() bool {
+		for _, m := range between.Status().Conflicts {
+			if m.Addr == theirs.configs[0].Bind {
+				return true
+			}
+		}
+		return false
+	})
+	if _, err := between.TryLock(ctx, "k"); !errors.Is(err, ErrHeld) {
+		t.Errorf("a key held in its cluster: %v", err)
+	}
+	for _, ms := range []*members{ours, theirs} {
+		if infos, err := ms.all[0].Locks(ctx, ""); err != nil || len(infos) != 1 || infos[0].Holders[0].Member != ms.configs[0].Name {
+			t.Errorf("%s: %+v, %v", ms.configs[0].Name, infos, err)
+		}
+	}
+}

@@ -194,3 +194,12 @@ func firstConfiguration(bootstrap bool, voters []wire.UUID) *raft.Configuration 
 
 // RunsRaft says whether this process takes part in the Raft group.
 func (n *Node) RunsRaft() bool { return n.group.Load() != nil }
+
+// Conflicts are processes of another open cluster of this group.
+func (n *Node) Conflicts() []Member {
+	var out []Member
+	for _, m := range n.gossip.Conflicts() {
+		out = append(out, Member{Member: m})
+	}
+	return out
+}
