@@ -58,7 +58,7 @@ type Gossip struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // updater, joiner and its attempts
 
-	life   sync.Mutex // serialises Leave and Close
+	life   turn // Update's, Leave's and Close's calls of memberlist, one after the other
 	left   bool
 	closed bool
 }
@@ -83,7 +83,7 @@ func Start(cfg Config) (*Gossip, error) {
 	}
 	g := &Gossip{
 		cfg: cfg, log: cfg.Logger, node: cfg.Self.Instance.String(),
-		changed: make(chan struct{}, 1), update: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), update: make(chan struct{}, 1), wake: make(chan struct{}, 1), life: make(turn, 1),
 	}
 	g.members.init(cfg.Self, cfg.Logger)
 	g.seeds.init(advertise, cfg.Packets.LocalAddr())
@@ -159,12 +159,12 @@ func (g *Gossip) updater() {
 		case <-g.ctx.Done():
 			return
 		}
-		g.life.Lock()
+		g.life.take()
 		if !g.left && !g.closed { // memberlist panics when it is asked after it has forgotten a node that left
 			// The wait is for the last copy to be sent, which is nothing to us: the shortest there is.
 			_ = g.ml.UpdateNode(time.Nanosecond)
 		}
-		g.life.Unlock()
+		g.life.give()
 		select {
 		case <-time.After(10 * time.Millisecond): // what changes meanwhile goes with the next one
 		case <-g.ctx.Done():
@@ -180,8 +180,8 @@ func (g *Gossip) Leave(timeout time.Duration) error {
 	self := g.members.selfMeta()
 	self.Leaving = true
 	g.members.setSelf(self)
-	g.life.Lock()
-	defer g.life.Unlock()
+	g.life.take()
+	defer g.life.give()
 	if g.left || g.closed {
 		return nil
 	}
@@ -204,8 +204,8 @@ func (g *Gossip) Close() error {
 }
 
 func (g *Gossip) shutdown() error {
-	g.life.Lock() // waits for a Leave, which has its limit
-	defer g.life.Unlock()
+	g.life.take() // waits for a Leave, which has its limit
+	defer g.life.give()
 	if g.closed {
 		return nil
 	}
@@ -220,3 +220,10 @@ func hint(ch chan struct{}) {
 	default:
 	}
 }
+
+// turn is a lock that is held while its owner waits for time to pass. A mutex would do but for virtual time, which stands still while
+// anybody waits for one.
+type turn chan struct{} // cap 1
+
+func (t turn) take() { t <- struct{}{} }
+func (t turn) give() { <-t }
