@@ -43,28 +43,36 @@ type Lock struct {
 // again.
 type owner struct {
 	mu    sync.Mutex // guards locks
-	locks map[string]*Lock
+	locks map[place]*Lock
 }
+
+// place is a key of a cluster: a process may be in several, and their keys have nothing to do with each other.
+type place struct {
+	cluster *Cluster
+	key     string
+}
+
+func (l *Lock) place() place { return place{l.cluster, l.Key()} }
 
 func (o *owner) add(l *Lock) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.locks[l.Key()] = l
+	o.locks[l.place()] = l
 }
 
 func (o *owner) remove(l *Lock) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.locks[l.Key()] == l {
-		delete(o.locks, l.Key())
+	if o.locks[l.place()] == l {
+		delete(o.locks, l.place())
 	}
 }
 
-// holding is o's lock of key, if it still holds it.
-func (o *owner) holding(key string) *Lock {
+// holding is o's lock of p, if it still holds it.
+func (o *owner) holding(p place) *Lock {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if l := o.locks[key]; l != nil && l.Err() == nil {
+	if l := o.locks[p]; l != nil && l.Err() == nil {
 		return l
 	}
 	return nil
@@ -75,7 +83,7 @@ func (l *Lock) asOwner() *owner {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.owner == nil {
-		l.owner = &owner{locks: map[string]*Lock{l.Key(): l}}
+		l.owner = &owner{locks: map[place]*Lock{l.place(): l}}
 	}
 	return l.owner
 }
@@ -151,18 +159,21 @@ func (c *Cluster) TryLock(ctx context.Context, key string, opts ...LockOption) (
 }
 
 func (c *Cluster) acquire(ctx context.Context, key string, try bool, opts []LockOption) (*Lock, error) {
+	if err := c.usable(); err != nil {
+		return nil, fmt.Errorf("lock %q: %w", key, err)
+	}
 	if len(opts) > 0 {
 		if _, err := buildLockOptions(opts); err != nil {
 			return nil, fmt.Errorf("lock %q: %w", key, err)
 		}
 	}
 	if err := checkKey(key); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("lock: %w", err)
 	}
 	var own *owner
 	if outer := ownerFrom(ctx); outer != nil {
 		own = outer.asOwner()
-		if l := own.holding(key); l != nil {
+		if l := own.holding(place{c, key}); l != nil {
 			if try {
 				return nil, fmt.Errorf("lock %q: %w by the same owner, fence %d", key, ErrHeld, l.Fence())
 			}
@@ -192,6 +203,10 @@ func (c *Cluster) Do(ctx context.Context, key string, fn func(ctx context.Contex
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Unlock(context.WithoutCancel(ctx))) }()
+	defer func() {
+		if uerr := l.Unlock(context.WithoutCancel(ctx)); uerr != nil {
+			err = errors.Join(err, uerr)
+		}
+	}()
 	return fn(l.Context(ctx), l.Fence())
 }
