@@ -43,6 +43,8 @@ type Cluster struct {
 	stopOnce sync.Once
 	leaving  chan struct{} // closed when Leave or Close began
 	leave    sync.Once
+	stopping chan struct{} // closed when stop began
+	reason   error         // written before stopping is closed
 	done     chan struct{}
 	err      error // written before done is closed
 	failed   chan error
@@ -58,7 +60,7 @@ func join(ctx context.Context, cfg Config, env surroundings) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("distlock: join: %w", err)
 	}
-	c := &Cluster{settings: s, transport: t, leaving: make(chan struct{}), done: make(chan struct{}), failed: make(chan error, 1)}
+	c := &Cluster{settings: s, transport: t, leaving: make(chan struct{}), stopping: make(chan struct{}), done: make(chan struct{}), failed: make(chan error, 1)}
 	nc := t.nodeConfig(s, env, func(err error) { c.failed <- err })
 	if c.node, err = node.Start(nc); err != nil {
 		t.close()
@@ -67,10 +69,12 @@ func join(ctx context.Context, cfg Config, env surroundings) (*Cluster, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.JoinTimeout)
 	defer cancel()
 	if err := c.openSession(ctx, nc, env); err != nil {
-		seen := c.describeSeen()
+		if errors.Is(err, ErrNoQuorum) {
+			err = fmt.Errorf("%w; %s", err, c.describeSeen())
+		}
 		c.node.Close()
 		t.release()
-		return nil, fmt.Errorf("distlock: join group %q as %q: %w; %s", s.Group, s.Name, err, seen)
+		return nil, fmt.Errorf("distlock: join group %q as %q: %w", s.Group, s.Name, err)
 	}
 	c.owner.Go(c.watchFailure) // ends with the Cluster
 	return c, nil
@@ -136,6 +140,8 @@ func (c *Cluster) watchFailure() {
 func (c *Cluster) stop(reason error) {
 	c.stopOnce.Do(func() {
 		c.leave.Do(func() { close(c.leaving) })
+		c.reason = reason
+		close(c.stopping)
 		c.sessions.Stop(reason)
 		err := c.node.Close()
 		c.transport.release()
@@ -163,7 +169,10 @@ func (c *Cluster) watch(f func()) {
 // Leave goes gracefully: it refuses new locks with ErrLeaving, waits until the held ones are unlocked or expire or ctx ends,
 // releases the rest, hands over leadership, leaves and stops. Done of every lock is closed before it returns, with ErrClosed. Its error
 // says what ctx cut short; the Cluster has stopped all the same.
-func (c *Cluster) Leave(ctx context.Context) error {
+func (c *Cluster) Leave(ctx context.Context) error { return c.leaveWithin(ctx, leaveRest) }
+
+// leaveWithin is Leave; after the wait for the locks, which ctx bounds, it takes rest at the most.
+func (c *Cluster) leaveWithin(ctx context.Context, rest time.Duration) error {
 	if err := c.usable(); err != nil {
 		return err
 	}
@@ -180,12 +189,12 @@ func (c *Cluster) Leave(ctx context.Context) error {
 	c.sessions.Refuse()
 	err := c.sessions.Drain(ctx)
 	// What follows must be tried even when ctx has ended: it is what spares the others the wait for our session to run out.
-	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveRest)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), rest)
 	defer cancel()
-	if cerr := c.sessions.CloseSession(rest); cerr != nil {
+	if cerr := c.sessions.CloseSession(after); cerr != nil {
 		err = errors.Join(err, cerr)
 	}
-	if rerr := c.node.Resign(rest); rerr != nil {
+	if rerr := c.node.Resign(after); rerr != nil {
 		err = errors.Join(err, rerr)
 	}
 	c.stop(ErrClosed)
@@ -218,12 +227,22 @@ func (c *Cluster) Err() error {
 	}
 }
 
-// usable is ErrClosed once the Cluster has stopped.
+// usable is ErrClosed once the Cluster stops.
 func (c *Cluster) usable() error {
-	if err := c.Err(); err != nil {
-		return fmt.Errorf("distlock: %w", err)
+	select {
+	case <-c.stopping:
+		return fmt.Errorf("distlock: %w", c.reason)
+	default:
+		return nil
 	}
-	return nil
+}
+
+// stillUnsupported is the answer of what is declared but not built yet.
+func (c *Cluster) stillUnsupported(feature string) error {
+	if err := c.usable(); err != nil {
+		return err
+	}
+	return unsupported(feature)
 }
 
 // Status is what this process knows, and never blocks.
@@ -286,8 +305,8 @@ func (c *Cluster) Handler() http.Handler {
 	})
 }
 
-// LeaveOnSignal blocks until one of sig (default SIGINT, SIGTERM), ctx or the end of c, then leaves within timeout. A second signal is
-// the program's own again. It returns Leave's error.
+// LeaveOnSignal blocks until one of sig (default SIGINT, SIGTERM), ctx or the end of c, then leaves within timeout, of which it keeps up to a
+// third for what comes after the locks. A second signal is the program's own again. It returns Leave's error.
 func LeaveOnSignal(ctx context.Context, c *Cluster, timeout time.Duration, sig ...os.Signal) error {
 	if len(sig) == 0 {
 		sig = []os.Signal{os.Interrupt, syscall.SIGTERM}
@@ -300,9 +319,10 @@ func LeaveOnSignal(ctx context.Context, c *Cluster, timeout time.Duration, sig .
 		return c.Err()
 	}
 	stop()
-	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	rest := min(leaveRest, timeout/3)
+	locks, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout-rest)
 	defer cancel()
-	return c.Leave(leave)
+	return c.leaveWithin(locks, rest)
 }
 
 // Locks lists the keys in use that begin with prefix, in key order, as of one moment after the call began: the leader commits an entry
@@ -351,10 +371,13 @@ func (c *Cluster) query(ctx context.Context, what string, q node.Query) (node.An
 }
 
 // Stats counts, linearizably. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Stats(ctx context.Context) (Stats, error) { return Stats{}, unsupported("Stats") }
+func (c *Cluster) Stats(ctx context.Context) (Stats, error) { return Stats{}, c.stillUnsupported("Stats") }
 
 // CheckFence answers ErrStaleFence unless that very grant of that key is held now. It goes through the log.
 func (c *Cluster) CheckFence(ctx context.Context, key string, fence Fence) error {
+	if err := c.usable(); err != nil {
+		return err
+	}
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -376,6 +399,9 @@ func (c *Cluster) CheckFence(ctx context.Context, key string, fence Fence) error
 // ForceUnlock ends all grants of key; waiters stay. It returns once the holders have closed Done, or their sessions ended. A free
 // key is ErrNotHeld.
 func (c *Cluster) ForceUnlock(ctx context.Context, key string) error {
+	if err := c.usable(); err != nil {
+		return err
+	}
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -420,29 +446,29 @@ const (
 )
 
 // Release ends a lock taken elsewhere, by its handle. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Release(ctx context.Context, h Handle) error { return unsupported("Release") }
+func (c *Cluster) Release(ctx context.Context, h Handle) error { return c.stillUnsupported("Release") }
 
 // Adopt makes a lock taken elsewhere this process's own, with the same fence. Not built yet: its error matches
 // errors.ErrUnsupported.
 func (c *Cluster) Adopt(ctx context.Context, h Handle) (*Lock, error) {
-	return nil, unsupported("Adopt")
+	return nil, c.stillUnsupported("Adopt")
 }
 
 // Watch tells what happens to keys that begin with prefix. The channel is closed with ctx or with the Cluster. For a gap-free view:
 // Watch first, then Locks. Not built yet: its error matches errors.ErrUnsupported.
 func (c *Cluster) Watch(ctx context.Context, prefix string) (<-chan Event, error) {
-	return nil, unsupported("Watch")
+	return nil, c.stillUnsupported("Watch")
 }
 
 // Backup writes the cluster's state. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Backup(ctx context.Context, w io.Writer) error { return unsupported("Backup") }
+func (c *Cluster) Backup(ctx context.Context, w io.Writer) error { return c.stillUnsupported("Backup") }
 
 // Restore replaces the cluster's state by a backup. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Restore(ctx context.Context, r io.Reader) error { return unsupported("Restore") }
+func (c *Cluster) Restore(ctx context.Context, r io.Reader) error { return c.stillUnsupported("Restore") }
 
 // Reform is the operator's: a memory cluster whose majority is gone for good begins a new epoch. Not built yet: its error matches
 // errors.ErrUnsupported.
-func (c *Cluster) Reform(ctx context.Context) error { return unsupported("Reform") }
+func (c *Cluster) Reform(ctx context.Context) error { return c.stillUnsupported("Reform") }
 
 // LockInfo is a key in use.
 type LockInfo struct {

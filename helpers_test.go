@@ -35,11 +35,18 @@ func freePorts(t testing.TB, n int) []string {
 type members struct {
 	t       testing.TB
 	configs []Config
-	all     []*Cluster // nil: not joined
+	envs    []surroundings // where each joins
+	all     []*Cluster     // nil: not joined
 }
 
 // newMembers joins n members, changed by opts, and closes them with the test.
 func newMembers(t testing.TB, n int, opts ...func(i int, c *Config)) *members {
+	t.Helper()
+	return newMembersIn(t, n, func(int) surroundings { return machine() }, opts...)
+}
+
+// newMembersIn is newMembers with member i in env(i).
+func newMembersIn(t testing.TB, n int, env func(i int) surroundings, opts ...func(i int, c *Config)) *members {
 	t.Helper()
 	ports := freePorts(t, n)
 	ms := &members{t: t, all: make([]*Cluster, n)}
@@ -52,14 +59,9 @@ func newMembers(t testing.TB, n int, opts ...func(i int, c *Config)) *members {
 			o(i, &c)
 		}
 		ms.configs = append(ms.configs, c)
+		ms.envs = append(ms.envs, env(i))
 	}
-	t.Cleanup(func() {
-		for _, c := range ms.all {
-			if c != nil {
-				c.Close()
-			}
-		}
-	})
+	t.Cleanup(ms.closeAll)
 	ms.joinAll()
 	return ms
 }
@@ -85,13 +87,30 @@ func (ms *members) joinAll() {
 // join joins member i; an error fails the test.
 func (ms *members) join(i int) *Cluster {
 	ms.t.Helper()
-	c, err := Join(ms.configs[i])
+	c, err := join(context.Background(), ms.configs[i], ms.envs[i])
 	if err != nil {
 		ms.t.Errorf("member %d: %v", i, err)
 		return nil
 	}
 	ms.all[i] = c
 	return c
+}
+
+// add joins one more member, as the first but for its name and port.
+func (ms *members) add(name string) *Cluster {
+	ms.t.Helper()
+	cfg := ms.configs[0]
+	cfg.Name, cfg.Bind = name, freePorts(ms.t, 1)[0]
+	ms.configs, ms.envs, ms.all = append(ms.configs, cfg), append(ms.envs, ms.envs[0]), append(ms.all, nil)
+	return ms.join(len(ms.all) - 1)
+}
+
+func (ms *members) closeAll() {
+	for _, c := range ms.all {
+		if c != nil {
+			c.Close()
+		}
+	}
 }
 
 // crash closes member i as a crash would and forgets it.

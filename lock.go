@@ -193,7 +193,7 @@ func (c *Cluster) acquire(ctx context.Context, key string, try bool, opts []Lock
 
 // LockAll is Locker's. Not built yet: its error matches errors.ErrUnsupported.
 func (c *Cluster) LockAll(ctx context.Context, keys []string, opts ...LockOption) (*Lock, error) {
-	return nil, unsupported("LockAll")
+	return nil, c.stillUnsupported("LockAll")
 }
 
 // Do is Locker's. Its error joins fn's with that of the unlock: when the lock was lost while fn ran it matches ErrNotHeld and the reason.

@@ -18,6 +18,9 @@ const pageBytes = 1 << 20
 // Query answers a linearizable read: the leader commits an entry that was proposed after the question came, then reads its own state. On a
 // lost answer or a change of leader it asks again until ctx ends: a read may be repeated.
 func (n *Node) Query(ctx context.Context, q Query) (Answer, error) {
+	if err := ctx.Err(); err != nil {
+		return Answer{}, err
+	}
 	for {
 		changed := n.Changed()
 		a, err := n.tryQuery(ctx, q)

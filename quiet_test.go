@@ -1,0 +1,4 @@
+package distlock
+
+func quietChild() error { return nil }
+func signalChild() error { return nil }
