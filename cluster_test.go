@@ -226,18 +226,15 @@ func TestCancelledWaitLeavesNothing(t *testing.T) {
 func TestLateProcessBecomesClient(t *testing.T) {
 	ms := newMembers(t, 3)
 	ctx := testContext(t, 30*time.Second)
-	cfg := ms.configs[0]
-	cfg.Name, cfg.Bind = "late", freePorts(t, 1)[0]
-	c, err := Join(cfg)
-	if err != nil {
-		t.Fatal(err)
+	c := ms.add("late")
+	if c == nil {
+		return
 	}
-	defer c.Close()
 	for range 20 {
 		mustUnlock(t, ctx, mustLock(t, ctx, c, "k"))
 	}
 	eventually(t, ctx, "all agree that it is a client", func() bool {
-		for _, seen := range append(ms.all, c) {
+		for _, seen := range ms.all {
 			found := false
 			for _, m := range seen.Status().Members {
 				found = found || m.Name == "late" && m.Role == Client && m.State == Alive
@@ -259,11 +256,9 @@ func TestLateProcessBecomesVoter(t *testing.T) {
 	ctx := testContext(t, 30*time.Second)
 	held := mustLock(t, ctx, ms.all[0], "k")
 	for i := 1; i < 3; i++ {
-		cfg := ms.configs[0]
-		cfg.Name, cfg.Bind = fmt.Sprintf("m%d", i), freePorts(t, 1)[0]
-		ms.configs = append(ms.configs, cfg)
-		ms.all = append(ms.all, nil)
-		ms.join(i)
+		if ms.add(fmt.Sprintf("m%d", i)) == nil {
+			return
+		}
 	}
 	for _, c := range ms.all {
 		eventually(t, ctx, "it votes", func() bool { return c.Status().Role == Voter })

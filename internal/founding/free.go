@@ -65,9 +65,10 @@ func (m *Machine) idle() {
 	if !m.cfg.Self.MayVote || m.cfg.Expect > 1 && !m.viewed || m.cfg.Expect == 1 && !m.cfg.Alone && !m.viewed {
 		return
 	}
-	free, willing, lower := 1, 1, 0
+	free, willing, lower, bound := 1, 1, 0, 0
 	for _, p := range m.peers {
 		if !p.Cluster.IsZero() {
+			bound++
 			continue
 		}
 		free++
@@ -91,8 +92,8 @@ func (m *Machine) idle() {
 		wait = max(wait, m.t.Settle) // a configuration of three survives any one of them
 	}
 	// An address that answers a little late must not cost a minute of silence; nor must a process for whom one is enough found a cluster beside
-	// the one that its peers have.
-	if m.silent() || m.cfg.Expect == 1 && !m.cfg.Alone && m.unanswered {
+	// the one that its peers have, or are about to open.
+	if m.silent() || bound > 0 || m.cfg.Expect == 1 && !m.cfg.Alone && m.unanswered {
 		wait = max(wait, m.t.Patience)
 	}
 	if m.now >= m.nextTry && m.now-m.eligible >= wait {

@@ -392,6 +392,12 @@ func TestOneThatHasPeersAsksThemFirst(t *testing.T) {
 		t.Errorf("belongs to %v", m.Cluster())
 	}
 	m = machine("a", func(cfg *Config) { cfg.Expect = 1 })
+	known.Open = false // it is open in truth: gossip is a moment behind
+	m.Step(0, View{Members: []Peer{known}})
+	if !m.s.Charter.IsZero() {
+		t.Error("founded beside a cluster that is about to open")
+	}
+	m = machine("a", func(cfg *Config) { cfg.Expect = 1 })
 	m.Step(0, View{Unanswered: true})
 	m.Step(DefaultTimeouts().Patience, View{Unanswered: true})
 	if m.s.Accepted.IsZero() && m.s.Cluster.IsZero() {
