@@ -53,7 +53,7 @@ type group struct {
 	fsm       *raftfsm.FSM
 	raft      *raft.Raft
 	store     *raftlog.Guarded
-	transport *raft.NetworkTransport
+	transport raftlog.Transport
 
 	snapMu      sync.Mutex // guards the fields below
 	snapEntries int
@@ -79,10 +79,10 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 		return nil, errors.Join(err, g.store.Close())
 	}
 	conf := raftConfig(cfg)
-	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	g.transport = raftlog.Vet(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: cfg.streams, MaxPool: 3, Timeout: raftCallTimeout, Logger: cfg.logger,
 		MaxRPCsInFlight: 1, // no pipeline: it can leave a follower behind (raft #612)
-	})
+	}))
 	if bootstrap != nil {
 		err = g.store.Do(func() error { return raft.BootstrapCluster(conf, cache, g.store, snaps, g.transport, *bootstrap) })
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -90,8 +90,12 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 		}
 	}
 	err = g.store.Do(func() (err error) { // Raft panics here on what it can't decode
+		guarded := g.store.Snapshots(snaps)
+		if err := raftlog.Fits(storeName(cfg.dir), cache, guarded); err != nil {
+			return err
+		}
 		fsm := g.store.FSM(&countingFSM{FSM: g.fsm, applied: g.countForSnapshot})
-		g.raft, err = raft.NewRaft(conf, fsm, cache, g.store, g.store.Snapshots(snaps), g.transport)
+		g.raft, err = raft.NewRaft(conf, fsm, cache, g.store, guarded, g.transport)
 		return err
 	})
 	if err != nil {
