@@ -73,7 +73,7 @@ func join(ctx context.Context, cfg Config, env surroundings) (*Cluster, error) {
 			err = fmt.Errorf("%w; %s", err, c.describeSeen())
 		}
 		c.node.Close()
-		t.release()
+		t.abandon()
 		return nil, fmt.Errorf("distlock: join group %q as %q: %w", s.Group, s.Name, err)
 	}
 	c.owner.Go(c.watchFailure) // ends with the Cluster
@@ -371,7 +371,9 @@ func (c *Cluster) query(ctx context.Context, what string, q node.Query) (node.An
 }
 
 // Stats counts, linearizably. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Stats(ctx context.Context) (Stats, error) { return Stats{}, c.stillUnsupported("Stats") }
+func (c *Cluster) Stats(ctx context.Context) (Stats, error) {
+	return Stats{}, c.stillUnsupported("Stats")
+}
 
 // CheckFence answers ErrStaleFence unless that very grant of that key is held now. It goes through the log.
 func (c *Cluster) CheckFence(ctx context.Context, key string, fence Fence) error {
@@ -464,7 +466,9 @@ func (c *Cluster) Watch(ctx context.Context, prefix string) (<-chan Event, error
 func (c *Cluster) Backup(ctx context.Context, w io.Writer) error { return c.stillUnsupported("Backup") }
 
 // Restore replaces the cluster's state by a backup. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Restore(ctx context.Context, r io.Reader) error { return c.stillUnsupported("Restore") }
+func (c *Cluster) Restore(ctx context.Context, r io.Reader) error {
+	return c.stillUnsupported("Restore")
+}
 
 // Reform is the operator's: a memory cluster whose majority is gone for good begins a new epoch. Not built yet: its error matches
 // errors.ErrUnsupported.

@@ -1,4 +1,4 @@
 package distlock
 
-func quietChild() error { return nil }
+func quietChild() error  { return nil }
 func signalChild() error { return nil }

@@ -37,7 +37,7 @@ type transport struct {
 	identity raftlog.Identity
 }
 
-// openTransport opens one TCP listener and one UDP socket and locks DataDir. On an error nothing stays open.
+// openTransport opens one TCP listener and one UDP socket, then locks DataDir. On an error nothing stays open.
 func openTransport(s *settings, env surroundings) (*transport, error) {
 	t := &transport{}
 	if err := t.open(s, env); err != nil {
@@ -48,18 +48,6 @@ func openTransport(s *settings, env surroundings) (*transport, error) {
 }
 
 func (t *transport) open(s *settings, env surroundings) (err error) {
-	if s.DataDir != "" {
-		if t.dir, err = raftlog.LockDir(s.DataDir); err != nil {
-			return fmt.Errorf("Config.DataDir: %w", err)
-		}
-		if t.identity, _, err = raftlog.LoadIdentity(s.DataDir); err != nil {
-			return fmt.Errorf("Config.DataDir: %w", err)
-		}
-		if t.identity.Group != "" && t.identity.Group != s.Group {
-			return fmt.Errorf("%w Config.DataDir %q: it belongs to group %q and Config.Group is %q; use another directory or that group",
-				ErrInvalid, s.DataDir, t.identity.Group, s.Group)
-		}
-	}
 	if t.listener, t.packets, err = env.network.Listen(s.Bind); err != nil {
 		return fmt.Errorf("Config.Bind: %w", err)
 	}
@@ -68,6 +56,24 @@ func (t *transport) open(s *settings, env surroundings) (err error) {
 		return fmt.Errorf("Config.Bind: bound to %s: %w", t.listener.Addr(), err)
 	}
 	s.bound(port)
+	if s.DataDir == "" {
+		return nil
+	}
+	return t.openDir(s)
+}
+
+// openDir comes after the port: where that is taken, most likely by a process with the same Config, no directory is made.
+func (t *transport) openDir(s *settings) (err error) {
+	if t.dir, err = raftlog.LockDir(s.DataDir); err != nil {
+		return fmt.Errorf("Config.DataDir: %w", err)
+	}
+	if t.identity, _, err = raftlog.LoadIdentity(s.DataDir); err != nil {
+		return fmt.Errorf("Config.DataDir: %w", err)
+	}
+	if t.identity.Group != "" && t.identity.Group != s.Group {
+		return fmt.Errorf("%w Config.DataDir %q: it belongs to group %q and Config.Group is %q; use another directory or that group",
+			ErrInvalid, s.DataDir, t.identity.Group, s.Group)
+	}
 	return nil
 }
 
@@ -79,7 +85,14 @@ func (t *transport) close() {
 	if t.packets != nil {
 		t.packets.Close()
 	}
-	t.release()
+	t.abandon()
+}
+
+// abandon is release after a Join that came to nothing: a directory that nothing was kept in goes too.
+func (t *transport) abandon() {
+	if t.dir != nil {
+		t.dir.Abandon()
+	}
 }
 
 // release gives up the directory: the last thing, after every Done is closed.

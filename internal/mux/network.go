@@ -85,7 +85,7 @@ func (system) Dial(ctx context.Context, addr string) (net.Conn, error) {
 func explainListen(bind string, err error) error {
 	switch {
 	case inUse(err):
-		return fmt.Errorf("listen on %s: %w: perhaps another process of this service already runs here; set another Bind, or port 0 to have a free one picked", bind, err)
+		return fmt.Errorf("listen on %s: %w: perhaps another process of this service already runs here; set another Bind, or port 0 to have a free one picked, and name that process in Peers to be in a cluster with it", bind, err)
 	case isErrno(err, syscall.EADDRNOTAVAIL, 10049):
 		return fmt.Errorf("listen on %s: %w: no interface of this machine has that address; set Bind to one that it has (and Advertise to what peers use)", bind, err)
 	case isErrno(err, syscall.EACCES, 10013):

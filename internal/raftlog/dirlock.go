@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -16,14 +17,47 @@ var ErrLocked = errors.New("in use by another process")
 
 // DirLock keeps every other process, and every other Cluster of this one, out of a DataDir.
 type DirLock struct {
-	f  *os.File
-	id string
+	f    *os.File
+	id   string
+	dir  string
+	made []string // directories that LockDir made, the innermost first
 }
 
 // LockDir takes the lock of dir, which it creates if it is not there. It does not wait: when another has it, the error matches ErrLocked and
 // names that process if it can. A directory with files that are not ours and no identity of ours in it is refused, and nothing is written
-// to it.
+// to it. On an error nothing is left.
 func LockDir(dir string) (*DirLock, error) {
+	made := missingDirs(dir)
+	l, err := lockDir(dir)
+	if err != nil {
+		removeEmpty(made)
+		return nil, err
+	}
+	l.dir, l.made = dir, made
+	return l, nil
+}
+
+// missingDirs are dir and those above it, as far as they are not there.
+func missingDirs(dir string) []string {
+	var missing []string
+	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+			return missing
+		}
+		missing = append(missing, at)
+	}
+}
+
+// removeEmpty removes directories, the innermost first, as far as they are empty.
+func removeEmpty(dirs []string) {
+	for _, d := range dirs {
+		if os.Remove(d) != nil {
+			return
+		}
+	}
+}
+
+func lockDir(dir string) (*DirLock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, dirError(dir, err)
 	}
@@ -82,6 +116,26 @@ func (l *DirLock) ID() string { return l.id }
 // Release gives the lock back. The file stays: removing it would let two processes lock two files of that name.
 func (l *DirLock) Release() error { return l.f.Close() }
 
+// Abandon is Release of a directory that came to nothing: where it holds only the lock's file, that goes, and so do the directories that
+// LockDir made. Whatever was promised in it stays.
+func (l *DirLock) Abandon() error {
+	path := filepath.Join(l.dir, lockFileName)
+	if !l.unused() {
+		return l.Release()
+	}
+	if runtime.GOOS == "windows" { // an open file can't be removed there
+		defer removeEmpty(append([]string{path}, l.made...))
+		return l.Release()
+	}
+	removeEmpty(append([]string{path}, l.made...)) // still locked: whoever opened it meanwhile sees that it is gone, and looks again
+	return l.Release()
+}
+
+func (l *DirLock) unused() bool {
+	entries, err := os.ReadDir(l.dir)
+	return err == nil && len(entries) == 1 && entries[0].Name() == lockFileName
+}
+
 // lockedBy reads who has the lock at path.
 func lockedBy(path string) string {
 	f, err := os.Open(path)
@@ -135,7 +189,7 @@ func dirError(dir string, err error) error {
 	case isFull(err):
 		return fmt.Errorf("DataDir %q has no space left (%w): free some, or give another directory", dir, err)
 	}
-	return fmt.Errorf("DataDir %q: %w", dir, err)
+	return fmt.Errorf("DataDir %q: %w: give a directory that this process can make and write to", dir, err)
 }
 
 // newerError says that a file has a version from the future.

@@ -214,3 +214,50 @@ func FuzzIdentity(f *testing.F) {
 		}
 	})
 }
+
+// What came to nothing leaves nothing, and what was kept stays.
+func TestAbandon(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "a", "b")
+	l, err := LockDir(dir)
+	mustDo(t, err)
+	mustDo(t, l.Abandon())
+	if left, _ := os.ReadDir(top); len(left) > 0 {
+		t.Fatalf("left behind: %v", left)
+	}
+	mustDo(t, os.Mkdir(filepath.Join(top, "a"), 0o700))
+	l, err = LockDir(dir)
+	mustDo(t, err)
+	mustDo(t, SaveIdentity(dir, Identity{Server: wire.NewUUID(), Group: "g"}))
+	mustDo(t, l.Abandon())
+	if _, ok, err := LoadIdentity(dir); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	l, err = LockDir(dir) // it was released
+	mustDo(t, err)
+	mustDo(t, l.Release())
+}
+
+// Another process that opened the file before it went locks no file that is gone.
+func TestAbandonBesideAnother(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	for range 50 {
+		l, err := LockDir(dir)
+		mustDo(t, err)
+		got := make(chan *DirLock)
+		go func() {
+			for {
+				if l, err := LockDir(dir); err == nil {
+					got <- l
+					return
+				}
+			}
+		}()
+		mustDo(t, l.Abandon())
+		other := <-got
+		if _, err := LockDir(dir); !errors.Is(err, ErrLocked) {
+			t.Fatalf("two have it: %v", err)
+		}
+		mustDo(t, other.Abandon())
+	}
+}
