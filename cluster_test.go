@@ -43,59 +43,53 @@ func TestStatusTellsTheRealAddress(t *testing.T) {
 }
 
 func TestThreeProcessesExcludeEachOther(t *testing.T) {
-	for _, mode := range []struct {
-		name string
-		opts []func(int, *Config)
-	}{{"memory", nil}, {"durable", []func(int, *Config){durable(t)}}} {
-		t.Run(mode.name, func(t *testing.T) {
-			ms := newMembers(t, 3, mode.opts...)
-			ctx := testContext(t, 60*time.Second)
-			const perMember, callers = 40, 4
-			inside := 0 // what the lock protects: two at a time would race, and -race would tell
-			var last Fence
-			var wg sync.WaitGroup
-			for _, c := range ms.all {
-				for range callers {
-					wg.Go(func() {
-						for range perMember {
-							l, err := c.Lock(ctx, "k")
-							if err != nil {
-								t.Error(err)
-								return
-							}
-							inside++
-							if inside != 1 {
-								t.Errorf("%d inside", inside)
-							}
-							if l.Fence() <= last {
-								t.Errorf("fence %d after %d", l.Fence(), last)
-							}
-							last = l.Fence()
-							inside--
-							if err := l.Unlock(ctx); err != nil {
-								t.Error(err)
-							}
+	inBothModes(t, func(t *testing.T, ms *members) {
+		ctx := testContext(t, 60*time.Second)
+		const perMember, callers = 40, 4
+		inside := 0 // what the lock protects: two at a time would race, and -race would tell
+		var last Fence
+		var wg sync.WaitGroup
+		for _, c := range ms.all {
+			for range callers {
+				wg.Go(func() {
+					for range perMember {
+						l, err := c.Lock(ctx, "k")
+						if err != nil {
+							t.Error(err)
+							return
 						}
-					})
+						inside++
+						if inside != 1 {
+							t.Errorf("%d inside", inside)
+						}
+						if l.Fence() <= last {
+							t.Errorf("fence %d after %d", l.Fence(), last)
+						}
+						last = l.Fence()
+						inside--
+						if err := l.Unlock(ctx); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+		}
+		wg.Wait()
+		eventually(t, ctx, "all three are voters in each one's eyes", func() bool {
+			for _, c := range ms.all {
+				voters := 0
+				for _, m := range c.Status().Members {
+					if m.Role == Voter && m.State == Alive {
+						voters++
+					}
+				}
+				if voters != 3 {
+					return false
 				}
 			}
-			wg.Wait()
-			eventually(t, ctx, "all three are voters in each one's eyes", func() bool {
-				for _, c := range ms.all {
-					voters := 0
-					for _, m := range c.Status().Members {
-						if m.Role == Voter && m.State == Alive {
-							voters++
-						}
-					}
-					if voters != 3 {
-						return false
-					}
-				}
-				return true
-			})
+			return true
 		})
-	}
+	})
 }
 
 func TestThousandsOfLocksPerProcess(t *testing.T) {
@@ -298,31 +292,25 @@ func TestLockOfDeadProcessPassesOn(t *testing.T) {
 
 // A process that restarts where its predecessor ran takes its name back at once, and its predecessor's locks are free.
 func TestRestartProvesDeath(t *testing.T) {
-	for _, mode := range []struct {
-		name string
-		opts []func(int, *Config)
-	}{{"memory", nil}, {"durable", []func(int, *Config){durable(t)}}} {
-		t.Run(mode.name, func(t *testing.T) {
-			ms := newMembers(t, 3, mode.opts...)
-			ctx := testContext(t, 30*time.Second)
-			for round := range 4 {
-				i := round % 3
-				old := mustLock(t, ctx, ms.all[i], "k")
-				ms.crash(i)
-				began := time.Now()
-				ms.join(i)
-				l := mustLock(t, ctx, ms.all[(i+1)%3], "k")
-				if took := time.Since(began); took > 5*time.Second {
-					t.Errorf("round %d: the key was free only after %s; the session would have run out after 10s", round, took)
-				}
-				if l.Fence() <= old.Fence() {
-					t.Errorf("fence %d after %d", l.Fence(), old.Fence())
-				}
-				mustUnlock(t, ctx, l)
-				eventually(t, ctx, "it votes again", func() bool { return ms.all[i].Status().Role == Voter })
+	inBothModes(t, func(t *testing.T, ms *members) {
+		ctx := testContext(t, 30*time.Second)
+		for round := range 4 {
+			i := round % 3
+			old := mustLock(t, ctx, ms.all[i], "k")
+			ms.crash(i)
+			began := time.Now()
+			ms.join(i)
+			l := mustLock(t, ctx, ms.all[(i+1)%3], "k")
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("round %d: the key was free only after %s; the session would have run out after 10s", round, took)
 			}
-		})
-	}
+			if l.Fence() <= old.Fence() {
+				t.Errorf("fence %d after %d", l.Fence(), old.Fence())
+			}
+			mustUnlock(t, ctx, l)
+			eventually(t, ctx, "it votes again", func() bool { return ms.all[i].Status().Role == Voter })
+		}
+	})
 }
 
 func TestNameOfLivingProcessIsTaken(t *testing.T) {
@@ -360,48 +348,42 @@ func TestAllRestartedOnTheirDirectories(t *testing.T) {
 }
 
 func TestLeave(t *testing.T) {
-	for _, mode := range []struct {
-		name string
-		opts []func(int, *Config)
-	}{{"memory", nil}, {"durable", []func(int, *Config){durable(t)}}} {
-		t.Run(mode.name, func(t *testing.T) {
-			ms := newMembers(t, 3, mode.opts...)
-			ctx := testContext(t, 30*time.Second)
-			i := ms.leader(ctx)
-			leaver, other := ms.all[i], ms.all[(i+1)%3]
-			held := mustLock(t, ctx, leaver, "k")
-			left := make(chan error, 1)
-			go func() { left <- leaver.Leave(ctx) }()
-			eventually(t, ctx, "new locks are refused", func() bool {
-				l, err := leaver.TryLock(ctx, "another")
-				if err == nil {
-					mustUnlock(t, ctx, l)
-				}
-				return errors.Is(err, ErrLeaving)
-			})
-			select {
-			case err := <-left:
-				t.Fatalf("Leave did not wait for the held lock: %v", err)
-			case <-held.Done():
-				t.Fatalf("Leave took the held lock away: %v", held.Err())
-			case <-time.After(100 * time.Millisecond):
+	inBothModes(t, func(t *testing.T, ms *members) {
+		ctx := testContext(t, 30*time.Second)
+		i := ms.leader(ctx)
+		leaver, other := ms.all[i], ms.all[(i+1)%3]
+		held := mustLock(t, ctx, leaver, "k")
+		left := make(chan error, 1)
+		go func() { left <- leaver.Leave(ctx) }()
+		eventually(t, ctx, "new locks are refused", func() bool {
+			l, err := leaver.TryLock(ctx, "another")
+			if err == nil {
+				mustUnlock(t, ctx, l)
 			}
-			mustUnlock(t, ctx, held)
-			if err := <-left; err != nil {
-				t.Error(err)
-			}
-			began := time.Now()
-			mustUnlock(t, ctx, mustLock(t, ctx, other, "k"))
-			t.Logf("next grant %s after Leave", time.Since(began))
-			if _, err := leaver.Lock(ctx, "k"); !errors.Is(err, ErrClosed) {
-				t.Errorf("Lock after Leave: %v", err)
-			}
-			if !errors.Is(leaver.Err(), ErrClosed) {
-				t.Errorf("Err after Leave: %v", leaver.Err())
-			}
-			ms.all[i] = nil
+			return errors.Is(err, ErrLeaving)
 		})
-	}
+		select {
+		case err := <-left:
+			t.Fatalf("Leave did not wait for the held lock: %v", err)
+		case <-held.Done():
+			t.Fatalf("Leave took the held lock away: %v", held.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+		mustUnlock(t, ctx, held)
+		if err := <-left; err != nil {
+			t.Error(err)
+		}
+		began := time.Now()
+		mustUnlock(t, ctx, mustLock(t, ctx, other, "k"))
+		t.Logf("next grant %s after Leave", time.Since(began))
+		if _, err := leaver.Lock(ctx, "k"); !errors.Is(err, ErrClosed) {
+			t.Errorf("Lock after Leave: %v", err)
+		}
+		if !errors.Is(leaver.Err(), ErrClosed) {
+			t.Errorf("Err after Leave: %v", leaver.Err())
+		}
+		ms.all[i] = nil
+	})
 }
 
 // A lock that is still held when Leave's time is up is released: its Done closes with ErrClosed, and the others have it at once.

@@ -66,6 +66,12 @@ func newMembersIn(t testing.TB, n int, env func(i int) surroundings, opts ...fun
 	return ms
 }
 
+// inBothModes runs a test with three members in memory and with three on disk.
+func inBothModes(t *testing.T, test func(t *testing.T, ms *members)) {
+	t.Run("memory", func(t *testing.T) { test(t, newMembers(t, 3)) })
+	t.Run("durable", func(t *testing.T) { test(t, newMembers(t, 3, durable(t))) })
+}
+
 func durable(t testing.TB) func(int, *Config) {
 	return func(_ int, c *Config) { c.DataDir = t.TempDir() }
 }

@@ -49,32 +49,29 @@ func (n *Node) callAddr(ctx context.Context, addr string, target wire.UUID, kind
 
 // findLeader asks round until a server says that it leads.
 func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
-	asked := map[wire.UUID]bool{n.serverID(): true}
-	next := n.whoMightLead()
-	for len(next) > 0 && len(asked) <= maxHints {
-		server := next[0]
-		next = next[1:]
-		if server.IsZero() || asked[server] {
-			continue
-		}
-		asked[server] = true
+	var leader wire.UUID
+	n.askAround(func(server wire.UUID) (bool, wire.UUID) {
 		actx, cancel := context.WithTimeout(ctx, linkTimeout)
+		defer cancel()
 		body, err := n.call(actx, server, callWho, nil)
-		cancel()
 		if err != nil {
-			continue
+			return false, wire.UUID{}
 		}
 		reply, err := decodeLeadReply(body)
-		switch {
-		case err != nil:
-		case reply.leads:
-			return server, nil
-		case !reply.leader.IsZero():
-			n.remember(reply.leader, reply.addr)
-			next = append([]wire.UUID{reply.leader}, next...)
+		if err != nil {
+			return false, wire.UUID{}
 		}
+		if reply.leads {
+			leader = server
+			return true, wire.UUID{}
+		}
+		n.remember(reply.leader, reply.addr)
+		return false, reply.leader
+	})
+	if leader.IsZero() {
+		return leader, errors.New("no process answered that it leads")
 	}
-	return wire.UUID{}, errors.New("no process answered that it leads")
+	return leader, nil
 }
 
 // waitRetry waits for news or a little while; its error says that ctx or the node has ended.

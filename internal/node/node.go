@@ -289,27 +289,38 @@ func (n *Node) tryLink(ctx context.Context, sink session.Sink) session.Link {
 			return k
 		}
 	}
-	asked := map[wire.UUID]bool{n.serverID(): true}
+	var found session.Link
+	n.askAround(func(server wire.UUID) (bool, wire.UUID) {
+		k, hint := n.linkTo(ctx, server, sink)
+		if k == nil {
+			return false, hint
+		}
+		n.mu.Lock()
+		n.last = server
+		n.mu.Unlock()
+		found = k
+		return true, wire.UUID{}
+	})
+	return found
+}
+
+// askAround asks those who might lead, the likeliest first and each once, until one is found; who is not the leader may hint at it.
+func (n *Node) askAround(ask func(server wire.UUID) (found bool, hint wire.UUID)) {
+	asked := map[wire.UUID]bool{n.serverID(): true, {}: true}
 	next := n.whoMightLead()
-	for len(next) > 0 && len(asked) <= maxHints {
+	for len(next) > 0 && len(asked) <= maxHints+1 {
 		server := next[0]
 		next = next[1:]
-		if asked[server] || server.IsZero() {
+		if asked[server] {
 			continue
 		}
 		asked[server] = true
-		k, hint := n.linkTo(ctx, server, sink)
-		if k != nil {
-			n.mu.Lock()
-			n.last = server
-			n.mu.Unlock()
-			return k
+		found, hint := ask(server)
+		if found {
+			return
 		}
-		if !hint.IsZero() {
-			next = append([]wire.UUID{hint}, next...)
-		}
+		next = append([]wire.UUID{hint}, next...)
 	}
-	return nil
 }
 
 // linkTo asks one server to be the leader; if it isn't, it may know who is.
