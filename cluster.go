@@ -118,7 +118,7 @@ func (c *Cluster) describeSeen() string {
 		text += " (" + strings.Join(seen, ", ") + ")"
 	}
 	if len(missing) > 0 {
-		text += "; nobody answered at " + strings.Join(missing, ", ")
+		text += "; missing: " + strings.Join(missing, ", ")
 	}
 	if reason := c.node.Waiting(); reason != "" {
 		text += "; " + reason

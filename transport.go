@@ -74,6 +74,9 @@ func (t *transport) openDir(s *settings) (err error) {
 		return fmt.Errorf("%w Config.DataDir %q: it belongs to group %q and Config.Group is %q; use another directory or that group",
 			ErrInvalid, s.DataDir, t.identity.Group, s.Group)
 	}
+	if err := t.identity.CheckLog(s.DataDir); err != nil {
+		return fmt.Errorf("Config.DataDir: %w", err)
+	}
 	return nil
 }
 

@@ -50,6 +50,15 @@ func (id Identity) CheckGroup(dir, group string) error {
 	return fmt.Errorf("DataDir %q belongs to group %q, this process to %q: give it another directory, or set Group to %q", dir, id.Group, group, id.Group)
 }
 
+// CheckLog answers an error when the log that belongs to the identity is gone from dir. Without it the server must never vote again, and
+// nothing but this would tell: a member that has no log waits for the leader to give it one.
+func (id Identity) CheckLog(dir string) error {
+	if !id.logged || exists(filepath.Join(dir, logFile)) {
+		return nil
+	}
+	return fmt.Errorf("DataDir %q: the log %s of server %s is gone: %s", dir, logFile, id.Server, moveAway)
+}
+
 // LoadIdentity reads dir's identity; ok is false when there is none.
 func LoadIdentity(dir string) (id Identity, ok bool, err error) {
 	f, err := os.Open(filepath.Join(dir, identityFile))

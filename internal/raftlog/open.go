@@ -60,7 +60,7 @@ func openOrCreate(dir string, id Identity, known bool) (*bolt, wire.UUID, error)
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, wire.UUID{}, dirError(dir, err)
 	case known && id.logged:
-		return nil, wire.UUID{}, fmt.Errorf("DataDir %q: the log %s of server %s is gone: %s", dir, logFile, id.Server, moveAway)
+		return nil, wire.UUID{}, id.CheckLog(dir)
 	default:
 		if left, _ := os.ReadDir(filepath.Join(dir, snapshotsDir)); len(left) > 0 {
 			return nil, wire.UUID{}, fmt.Errorf("DataDir %q: there are snapshots, but no log %s: %s", dir, logFile, moveAway)
