@@ -16,7 +16,6 @@ type fakeCluster struct {
 	cond  *sync.Cond
 	fence distlock.Fence
 	held  map[string]*fakeGrant
-	queue map[string][]*fakeMember
 	alive map[string]*fakeMember // by name: the latest
 
 	twice       bool // every lock is granted whoever holds it
@@ -27,7 +26,7 @@ type fakeCluster struct {
 }
 
 func newFakeCluster() *fakeCluster {
-	c := &fakeCluster{fence: 1_000_000, held: map[string]*fakeGrant{}, queue: map[string][]*fakeMember{}, alive: map[string]*fakeMember{}}
+	c := &fakeCluster{fence: 1_000_000, held: map[string]*fakeGrant{}, alive: map[string]*fakeMember{}}
 	c.cond = sync.NewCond(&c.mu)
 	return c
 }
@@ -37,6 +36,7 @@ type fakeMember struct {
 	cluster *fakeCluster
 	name    string
 	gone    bool // guarded by cluster.mu
+	asleep  bool // guarded by cluster.mu: its process is paused and asks for nothing
 }
 
 type fakeGrant struct {
@@ -78,6 +78,16 @@ func (c *fakeCluster) expire(name string, dead bool) {
 	c.cond.Broadcast()
 }
 
+// sleep pauses or wakes the member of that name.
+func (c *fakeCluster) sleep(name string, asleep bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := c.alive[name]; m != nil {
+		m.asleep = asleep
+	}
+	c.cond.Broadcast()
+}
+
 func (m *fakeMember) lock(ctx context.Context, key string) (grant, error) {
 	c := m.cluster
 	defer context.AfterFunc(ctx, func() {
@@ -88,7 +98,7 @@ func (m *fakeMember) lock(ctx context.Context, key string) (grant, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for ctx.Err() == nil && !m.gone {
-		if (c.held[key] == nil || c.twice) && !(c.lostQuorum && len(c.alive) < 3) {
+		if !m.asleep && (c.held[key] == nil || c.twice) && !(c.lostQuorum && len(c.alive) < 3) {
 			if !c.sameFence {
 				c.fence++
 			}
@@ -146,20 +156,21 @@ type fakeProcess struct {
 	io.Writer // to the shop
 	io.Reader // from the shop
 
-	cluster *fakeCluster
-	name    string
-	cut     func()        // ends both pipes
-	ended   chan struct{} // the shop has ended
+	cluster  *fakeCluster
+	name     string
+	toParent io.Writer
+	cut      func()        // ends both pipes
+	ended    chan struct{} // the shop has ended
 
-	mu     sync.Mutex    // guards awake
-	awake  chan struct{} // nil while not paused; closed by resume
-	onExit error
+	mu     sync.Mutex // guards all below; to the parent only one write at a time
+	paused bool
+	unsaid []byte // while paused
 }
 
 func (c *fakeCluster) launch(_, name string) (process, error) {
 	childIn, parentOut := io.Pipe()
 	parentIn, childOut := io.Pipe()
-	p := &fakeProcess{Writer: parentOut, Reader: parentIn, cluster: c, name: name, ended: make(chan struct{})}
+	p := &fakeProcess{Writer: parentOut, Reader: parentIn, cluster: c, name: name, toParent: childOut, ended: make(chan struct{})}
 	p.cut = func() { parentOut.Close(); childOut.Close(); childIn.Close() }
 	s := newShop(childIn, gate{p, childOut}, c.join)
 	go func() { // ended by the end of childIn
@@ -171,7 +182,7 @@ func (c *fakeCluster) launch(_, name string) (process, error) {
 	return p, nil
 }
 
-// gate holds back what a paused shop says.
+// gate holds back what a paused shop says. It never blocks for long, since virtual time stands still for those who wait for a mutex.
 type gate struct {
 	p *fakeProcess
 	w io.Writer
@@ -179,20 +190,19 @@ type gate struct {
 
 func (g gate) Write(b []byte) (int, error) {
 	g.p.mu.Lock()
-	awake := g.p.awake
-	g.p.mu.Unlock()
-	if awake != nil {
-		<-awake
+	defer g.p.mu.Unlock()
+	if g.p.paused {
+		g.p.unsaid = append(g.p.unsaid, b...)
+		return len(b), nil
 	}
 	return g.w.Write(b)
 }
 
 func (p *fakeProcess) pid() int    { return 1 }
 func (p *fakeProcess) log() string { return "its last words" }
-func (p *fakeProcess) wait() error { <-p.ended; return p.onExit }
+func (p *fakeProcess) wait() error { <-p.ended; return nil }
 
 func (p *fakeProcess) kill() error {
-	p.resume()
 	p.cut()
 	p.cluster.expire(p.name, true)
 	return nil
@@ -200,8 +210,9 @@ func (p *fakeProcess) kill() error {
 
 func (p *fakeProcess) pause() error {
 	p.mu.Lock()
-	p.awake = make(chan struct{})
+	p.paused = true
 	p.mu.Unlock()
+	p.cluster.sleep(p.name, true)
 	if !p.cluster.neverExpire {
 		time.AfterFunc(sessionTTL, func() { p.cluster.expire(p.name, false) })
 	}
@@ -211,9 +222,9 @@ func (p *fakeProcess) pause() error {
 func (p *fakeProcess) resume() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.awake != nil {
-		close(p.awake)
-		p.awake = nil
-	}
-	return nil
+	p.paused = false
+	_, err := p.toParent.Write(p.unsaid)
+	p.unsaid = nil
+	p.cluster.sleep(p.name, false)
+	return err
 }

@@ -188,8 +188,8 @@ func (s *show) killLeader(ctx context.Context) (failover time.Duration, err erro
 	s.mu.Lock()
 	longest := s.longest
 	s.mu.Unlock()
-	s.screen.say("   %s itself waited %.1f s: for a new leader, and for the dead shop, which stood", product, longest.Seconds())
-	s.screen.say("   in its queue until its session ran out (%v) or was closed by its return.", sessionTTL)
+	s.screen.say("   %s itself waited %.1f s: for a new leader, then for the dead shop's place", product, longest.Seconds())
+	s.screen.say("   in the queue, which went with its session (after %v, or by its return).", sessionTTL)
 	return failover, nil
 }
 
