@@ -154,6 +154,10 @@ func (f *life) do(a founding.Action) error {
 	case founding.StopRaft:
 		return f.stopRaft(a)
 	case founding.Found:
+		if a.Charter.Silent {
+			f.n.logger.Warn("the new cluster grants nothing for a while: where nobody answered, holders of an earlier one may be alive",
+				"for", silence, "unanswered", f.n.gossip.KnownUnanswered())
+		}
 		f.propose(func(ctx context.Context, l *lead) error {
 			_, err := l.propose(ctx, raftfsm.Found{Cluster: a.Charter.Cluster, Expect: a.Charter.Expect, Voters: a.Charter.Size, Silent: a.Charter.Silent})
 			return err
