@@ -199,7 +199,7 @@ func (c *Conn) Call(ctx context.Context, kind uint8, body []byte) ([]byte, error
 			return r.body, r.err
 		}
 		delete(c.calls, id)
-		c.enqueue(frame{typ: frameCancel, id: id})
+		_ = c.enqueue(frame{typ: frameCancel, id: id}) // a broken connection has cancelled it too
 		return nil, ctx.Err()
 	case <-c.done:
 		select {

@@ -55,7 +55,7 @@ func newFrameReader(r io.Reader) *frameReader {
 func (r *frameReader) next() (frame, error) {
 	head, err := r.br.Peek(lengthSize)
 	if err != nil {
-		if len(head) > 0 && err == io.EOF {
+		if len(head) > 0 && errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return frame{}, err
@@ -64,7 +64,7 @@ func (r *frameReader) next() (frame, error) {
 	if n == 0 || n > wire.MaxFrame {
 		return frame{}, fmt.Errorf("%w: frame of %d bytes, limit %d", wire.ErrMalformed, n, wire.MaxFrame)
 	}
-	r.br.Discard(lengthSize)
+	_, _ = r.br.Discard(lengthSize) // cannot fail: it was peeked at
 	p, err := r.take(int(n))
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -81,7 +81,7 @@ func (r *frameReader) take(n int) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.br.Discard(n) // p stays as it is until the next read
+		_, _ = r.br.Discard(n) // cannot fail: it was peeked at; p stays as it is until the next read
 		return p, nil
 	}
 	if cap(r.scratch) > keepScratch {

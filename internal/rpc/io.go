@@ -87,7 +87,7 @@ func (h *heard) Read(p []byte) (int, error) {
 		}
 		if idle >= ping {
 			h.c.mu.Lock()
-			h.c.enqueue(frame{typ: framePing}) // a broken connection ends the next read
+			_ = h.c.enqueue(frame{typ: framePing}) // a broken connection ends the next read
 			next = now.Add(min(ping, broken-idle))
 		}
 		if err := h.c.nc.SetReadDeadline(next); err != nil {
@@ -141,7 +141,7 @@ func (c *Conn) dispatch(f frame) error {
 			return nil
 		}
 		c.pong = true
-		c.enqueue(frame{typ: framePong})
+		_ = c.enqueue(frame{typ: framePong}) // a broken connection ends the next read
 	}
 	return nil
 }
@@ -171,7 +171,8 @@ func (c *Conn) serve(f frame) error {
 		return fmt.Errorf("%w: call %d is under way already", wire.ErrMalformed, f.id)
 	}
 	if len(c.running) >= c.opts.maxCalls || c.callBytes+len(f.body) > c.opts.maxCallBytes && c.callBytes > 0 {
-		c.enqueue(frame{typ: frameFailed, id: f.id, kind: CodeBusy, body: []byte("too many calls on one connection")})
+		// A broken connection ends the next read.
+		_ = c.enqueue(frame{typ: frameFailed, id: f.id, kind: CodeBusy, body: []byte("too many calls on one connection")})
 		return nil
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
@@ -186,7 +187,7 @@ func (c *Conn) serve(f frame) error {
 		c.mu.Lock()
 		delete(c.running, f.id)
 		c.callBytes -= size
-		c.enqueue(answer)
+		_ = c.enqueue(answer) // over a broken connection the caller knows that the outcome is unknown
 	})
 	return nil
 }
