@@ -167,7 +167,7 @@ func (c *conn) fail(op string, err error) error {
 
 func (c *conn) Read(p []byte) (int, error) {
 	for {
-		got, err, wait := c.tryRead(p)
+		got, wait, err := c.tryRead(p)
 		if wait == nil {
 			return got, err
 		}
@@ -179,15 +179,15 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 // tryRead answers what to wait for when there is nothing to answer.
-func (c *conn) tryRead(p []byte) (int, error, <-chan struct{}) {
+func (c *conn) tryRead(p []byte) (int, <-chan struct{}, error) {
 	n, in := c.host.net, c.in
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
 	case c.closed:
-		return 0, c.fail("read", net.ErrClosed), nil
+		return 0, nil, c.fail("read", net.ErrClosed)
 	case c.read.isOver():
-		return 0, c.fail("read", os.ErrDeadlineExceeded), nil
+		return 0, nil, c.fail("read", os.ErrDeadlineExceeded)
 	case len(p) == 0:
 		return 0, nil, nil
 	case c.host.frozen:
@@ -198,11 +198,11 @@ func (c *conn) tryRead(p []byte) (int, error, <-chan struct{}) {
 		in.changed.raise()
 		return got, nil, nil
 	case in.end == markReset:
-		return 0, c.fail("read", syscall.ECONNRESET), nil
+		return 0, nil, c.fail("read", syscall.ECONNRESET)
 	case in.end == markEnd:
-		return 0, io.EOF, nil
+		return 0, nil, io.EOF
 	}
-	return 0, nil, in.changed.wait()
+	return 0, in.changed.wait(), nil
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -244,7 +244,7 @@ func (c *conn) describe(p []byte) Write {
 func (c *conn) writeAll(p []byte) (int, error) {
 	done := 0
 	for {
-		got, err, wait := c.tryWrite(p[done:])
+		got, wait, err := c.tryWrite(p[done:])
 		done += got
 		if wait == nil {
 			return done, err
@@ -257,17 +257,17 @@ func (c *conn) writeAll(p []byte) (int, error) {
 }
 
 // tryWrite answers what to wait for when not all could be written.
-func (c *conn) tryWrite(p []byte) (int, error, <-chan struct{}) {
+func (c *conn) tryWrite(p []byte) (int, <-chan struct{}, error) {
 	n, out := c.host.net, c.out
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
 	case c.closed:
-		return 0, c.fail("write", net.ErrClosed), nil
+		return 0, nil, c.fail("write", net.ErrClosed)
 	case c.write.isOver():
-		return 0, c.fail("write", os.ErrDeadlineExceeded), nil
+		return 0, nil, c.fail("write", os.ErrDeadlineExceeded)
 	case c.in.end == markReset:
-		return 0, c.fail("write", syscall.EPIPE), nil
+		return 0, nil, c.fail("write", syscall.EPIPE)
 	case len(p) == 0, out.lost:
 		return len(p), nil, nil
 	}
@@ -278,7 +278,7 @@ func (c *conn) tryWrite(p []byte) (int, error, <-chan struct{}) {
 	if k == len(p) {
 		return k, nil, nil
 	}
-	return k, nil, out.changed.wait()
+	return k, out.changed.wait(), nil
 }
 
 // lose makes the rest of this direction vanish.
