@@ -165,10 +165,10 @@ func (t *table) admit(n *memberlist.Node) error {
 		return err
 	}
 	self, err := t.judge(n.Name, m)
-	switch err {
-	case errForeign:
+	switch {
+	case errors.Is(err, errForeign):
 		t.warn(self, m)
-	case errFull:
+	case errors.Is(err, errFull):
 		if t.lines.due("full") {
 			t.log.Warn("gossip: a process is ignored because there are too many", "name", m.Name, "limit", maxMembers)
 		}

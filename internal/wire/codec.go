@@ -160,7 +160,7 @@ func (r *Reader) raw(limit int) []byte {
 		return nil
 	}
 	from := len(r.all) - r.src.Len()
-	r.src.Seek(int64(n), io.SeekCurrent) // cannot fail: it stays inside
+	_, _ = r.src.Seek(int64(n), io.SeekCurrent) // cannot fail: it stays inside
 	return r.all[from : from+n]
 }
 
