@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -256,7 +257,7 @@ func (b *bolt) begin(writable bool) (tx *bbolt.Tx, err error) {
 	switch {
 	case errors.As(err, &p):
 		b.stuck.Store(true)
-	case errors.Is(err, bbolt.ErrDatabaseNotOpen):
+	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
 		err = os.ErrClosed
 	}
 	if err != nil {
@@ -295,7 +296,7 @@ func (b *bolt) update(op string, after span, f func(*bbolt.Tx) error) error {
 		return nil
 	}
 	b.broken = err
-	if rerr := shielded(tx.Rollback); rerr != nil && !errors.Is(rerr, bbolt.ErrTxClosed) {
+	if rerr := shielded(tx.Rollback); rerr != nil && !errors.Is(rerr, bolterrors.ErrTxClosed) {
 		b.stuck.Store(true)
 	}
 	return fmt.Errorf("log %s: %s: %w", b.path, op, err)

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ErrLocked is what LockDir's and OpenBolt's errors match when another process has the directory.
@@ -68,36 +69,62 @@ func lockDir(dir string) (*DirLock, error) {
 	for {
 		l, err := lockPath(path)
 		switch {
+		case errors.Is(err, errReplaced):
+			continue
 		case errors.Is(err, ErrLocked):
 			return nil, fmt.Errorf("DataDir %q: %w%s; give each process a directory of its own", dir, ErrLocked, lockedBy(path))
 		case err != nil:
 			return nil, dirError(dir, err)
-		case l != nil:
-			return l, nil
 		}
-		// The file was removed between opening and locking it: what is locked is nobody's any more.
+		return l, nil
 	}
 }
 
-// lockPath locks the file at path and writes this process's id into it. It answers nil when the file is no longer the one at path.
+// errReplaced says that the file was removed between opening and locking it: what is locked is nobody's any more.
+var errReplaced = errors.New("the file was removed meanwhile")
+
+// lockFile takes the exclusive lock of f, waiting up to wait for it: the system's own waiting has no time limit.
+func lockFile(f *os.File, wait time.Duration) error {
+	err := tryLockFile(f)
+	if wait <= 0 || !errors.Is(err, ErrLocked) {
+		return err
+	}
+	patience, again := time.NewTimer(wait), time.NewTicker(20*time.Millisecond)
+	defer patience.Stop()
+	defer again.Stop()
+	for errors.Is(err, ErrLocked) {
+		select {
+		case <-again.C:
+			err = tryLockFile(f)
+		case <-patience.C:
+			return err
+		}
+	}
+	return err
+}
+
+// lockPath locks the file at path and writes this process's id into it. It answers errReplaced when the file is no longer the one at path.
 func lockPath(path string) (*DirLock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := lockFile(f, 0); err != nil {
+	if err := tryLockFile(f); err != nil {
 		f.Close()
 		return nil, err
 	}
-	mine, err1 := f.Stat()
-	there, err2 := os.Stat(path)
-	if err := errors.Join(err1, err2); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	mine, err := f.Stat()
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	if err2 != nil || !os.SameFile(mine, there) {
+	there, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, there) {
+		err = errReplaced
+	}
+	if err != nil {
 		f.Close()
-		return nil, nil
+		return nil, err
 	}
 	if err := f.Truncate(0); err != nil {
 		f.Close()

@@ -7,15 +7,13 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// lockFile takes the exclusive lock of f, waiting up to wait for it. The system gives it back when the last descriptor of this opening is
-// closed, so also when the process dies.
-func lockFile(f *os.File, wait time.Duration) error {
-	const pause = 20 * time.Millisecond
+// tryLockFile takes the exclusive lock of f, or answers ErrLocked at once. The system gives it back when the last descriptor of this opening
+// is closed, so also when the process dies.
+func tryLockFile(f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
@@ -23,17 +21,16 @@ func lockFile(f *os.File, wait time.Duration) error {
 			return nil
 		case errors.Is(err, unix.EINTR):
 			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return os.NewSyscallError("flock", err)
-		case wait <= 0:
+		case errors.Is(err, unix.EWOULDBLOCK):
 			return ErrLocked
 		}
-		time.Sleep(pause) // flock has no time limit of its own
-		wait -= pause
+		return os.NewSyscallError("flock", err)
 	}
 }
 
-func unlockFile(f *os.File) { unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+func unlockFile(f *os.File) {
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // closing f gives it back anyway
+}
 
 func fileID(info os.FileInfo) string {
 	st, ok := info.Sys().(*syscall.Stat_t)

@@ -3,7 +3,6 @@ package raftlog
 import (
 	"errors"
 	"os"
-	"time"
 
 	"golang.org/x/sys/windows"
 )
@@ -11,27 +10,20 @@ import (
 // The lock is on one byte far behind the end, so that the file's text stays readable for others (bbolt locks another one).
 const lockOffsetHigh = 1 << 30
 
-// lockFile takes the exclusive lock of f, waiting up to wait for it. The system gives it back when f is closed, so also when the process dies.
-func lockFile(f *os.File, wait time.Duration) error {
-	const pause = 20 * time.Millisecond
-	for {
-		err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0,
-			&windows.Overlapped{OffsetHigh: lockOffsetHigh})
-		switch {
-		case err == nil:
-			return nil
-		case !errors.Is(err, windows.ERROR_LOCK_VIOLATION):
-			return os.NewSyscallError("LockFileEx", err)
-		case wait <= 0:
-			return ErrLocked
-		}
-		time.Sleep(pause)
-		wait -= pause
+// tryLockFile takes the exclusive lock of f, or answers ErrLocked at once. The system gives it back when f is closed, so also when the
+// process dies.
+func tryLockFile(f *os.File) error {
+	err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0,
+		&windows.Overlapped{OffsetHigh: lockOffsetHigh})
+	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
+		return ErrLocked
 	}
+	return os.NewSyscallError("LockFileEx", err) // nil for nil
 }
 
 func unlockFile(f *os.File) {
-	windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &windows.Overlapped{OffsetHigh: lockOffsetHigh})
+	// Closing f gives it back anyway.
+	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &windows.Overlapped{OffsetHigh: lockOffsetHigh})
 }
 
 func fileID(os.FileInfo) string { return "" }

@@ -99,7 +99,9 @@ func (s *guardedFSMSnapshot) Persist(sink raft.SnapshotSink) error {
 	return err
 }
 
-func (s *guardedFSMSnapshot) Release() { shielded(func() error { s.s.Release(); return nil }) }
+func (s *guardedFSMSnapshot) Release() {
+	_ = shielded(func() error { s.s.Release(); return nil }) // the snapshot is written or given up: nothing depends on it any more
+}
 
 // Snapshots stands between Raft and s, so that a disk that hangs in a snapshot can't hold up a shutdown: every call returns at once when g is
 // poisoned or released. Errors of s are Raft's to log; a snapshot that failed is written again later, to another file. There is no watchdog: a

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -103,7 +104,7 @@ func openError(dir string, err error) error {
 	switch {
 	case errors.As(err, &corrupt):
 		return fmt.Errorf("DataDir %q: log %s is corrupt (%w): %s", dir, logFile, err, moveAway)
-	case errors.Is(err, bbolt.ErrTimeout), errors.Is(err, ErrLocked):
+	case errors.Is(err, bolterrors.ErrTimeout), errors.Is(err, ErrLocked):
 		return fmt.Errorf("DataDir %q: %w: another process has the log %s open; give each process a directory of its own", dir, ErrLocked, logFile)
 	}
 	return dirError(dir, err)
