@@ -98,7 +98,7 @@ func (m *Manager) use(link Link, s *sink, vain int) {
 		fresh := false
 		if m.Session() == 0 {
 			m.setPending(errSilent)
-			ok := false
+			var ok bool
 			if fresh, ok = m.create(link, s, vain); !ok {
 				return
 			}
