@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet format fuzz ci demo bench gobench clean
+.PHONY: help test race lint vet format fuzz chaos faults ci demo bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,14 +23,21 @@ format: ## rewrite the code as gofmt wants it
 fuzz: ## every fuzz target for a minute each (FUZZTIME=… for another time)
 	FUZZTIME=$${FUZZTIME:-1m} .ci/run fuzz
 
+chaos: ## long runs of real processes that are killed and paused under load (CHAOS='-run TestKilled' for some)
+	DISTLOCK_CHAOS=1 go test -v -count=1 -timeout 2h $(CHAOS) ./internal/proctest
+
+faults: ## every operation of the log fails once in every way, in a cluster under load
+	DISTLOCK_FAULTS=1 go test -v -count=1 -timeout 2h -run TestRaftSurvivesEvery ./internal/raftlog
+
 ci: ## all that CI runs
 	.ci/run
 
 demo: ## the demo
 	go run ./examples/demo
 
-bench: ## the figures of docs/benchmarks.md, in about four minutes (BENCH='-parts failover' for some)
+bench: ## the figures of docs/benchmarks.md, in about four minutes (BENCH='-parts failover' for some), then gobench
 	go run ./internal/bench $(BENCH)
+	$(MAKE) gobench
 
 gobench: ## the Go benchmarks of every package
 	go test -run '^$$' -bench . -benchmem ./...
