@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -55,6 +56,8 @@ type group struct {
 	store     *raftlog.Guarded
 	transport raftlog.Transport
 
+	running atomic.Pointer[raft.Raft] // raft, for those who ask before it is started; nil until then
+
 	snapMu      sync.Mutex // guards the fields below
 	snapEntries int
 	snapBytes   int
@@ -82,7 +85,7 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 	g.transport = raftlog.Vet(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: cfg.streams, MaxPool: 3, Timeout: raftCallTimeout, Logger: cfg.logger,
 		MaxRPCsInFlight: 1, // no pipeline: it can leave a follower behind (raft #612)
-	}))
+	}), g.openVotes)
 	if bootstrap != nil {
 		err = g.store.Do(func() error { return raft.BootstrapCluster(conf, cache, g.store, snaps, g.transport, *bootstrap) })
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -96,6 +99,7 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 		}
 		fsm := g.store.FSM(&countingFSM{FSM: g.fsm, applied: g.countForSnapshot})
 		g.raft, err = raft.NewRaft(conf, fsm, cache, g.store, guarded, g.transport)
+		g.running.Store(g.raft)
 		return err
 	})
 	if err != nil {

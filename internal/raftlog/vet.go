@@ -15,15 +15,16 @@ type Transport interface {
 
 // Vet stands between a transport and Raft and answers requests itself that Raft would panic on, or that would tear its log: a configuration
 // that can't be decoded, entries of an unknown type or out of order. Heartbeats carry none of these and keep their short way. Use the
-// result in place of t; closing it closes t.
-func Vet(t Transport) Transport {
-	v := &vetted{Transport: t, out: make(chan raft.RPC), stop: make(chan struct{})}
+// result in place of t; closing it closes t. edit, if not nil, may change what goes to Raft; it must not block.
+func Vet(t Transport, edit func(command any)) Transport {
+	v := &vetted{Transport: t, edit: edit, out: make(chan raft.RPC), stop: make(chan struct{})}
 	v.wg.Go(v.pump) // ends with Close
 	return v
 }
 
 type vetted struct {
 	Transport
+	edit func(command any)
 	out  chan raft.RPC
 	stop chan struct{}
 	once sync.Once
@@ -51,6 +52,9 @@ func (v *vetted) pump() {
 		if err := acceptable(rpc.Command); err != nil {
 			rpc.Respond(nil, err) // its channel has room for one
 			continue
+		}
+		if v.edit != nil {
+			v.edit(rpc.Command)
 		}
 		select {
 		case v.out <- rpc:

@@ -43,7 +43,11 @@ func TestVet(t *testing.T) {
 
 func TestVettedTransport(t *testing.T) {
 	addr, inner := raft.NewInmemTransport("server")
-	v := Vet(inner)
+	v := Vet(inner, func(command any) {
+		if a, ok := command.(*raft.AppendEntriesRequest); ok {
+			a.Term += 10
+		}
+	})
 	_, client := raft.NewInmemTransportWithTimeout("client", 5*time.Second)
 	client.Connect(addr, inner)
 	go func() {
@@ -56,7 +60,7 @@ func TestVettedTransport(t *testing.T) {
 		t.Fatal("a bad request was answered")
 	}
 	mustDo(t, client.AppendEntries("server", addr, &raft.AppendEntriesRequest{Term: 4, Entries: []*raft.Log{{Index: 1}}}, &resp))
-	if resp.Term != 4 {
+	if resp.Term != 14 {
 		t.Fatal(resp)
 	}
 	mustDo(t, v.Close())
