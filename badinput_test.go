@@ -282,11 +282,15 @@ func TestFailedJoin(t *testing.T) {
 				about = about[:i]
 			}
 			before := tree(t, about)
-			bind, ours := cfg.Bind, []string{cfg.Bind}
-			if c.held {
-				ours = nil
-			}
-			leavesNothing(t, "", ours, func() {
+			bind := cfg.Bind
+			leavesNothing(t, func(tr *traces) {
+				tr.ports = []string{ports[1]}
+				if !c.held {
+					tr.ports = append(tr.ports, bind)
+				}
+				if c.name != "DataDir in use" {
+					tr.dirs = []string{cfg.DataDir}
+				}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				if cfg.JoinTimeout == time.Minute {

@@ -16,15 +16,35 @@ import (
 	"github.com/godistlock/distlock/internal/mux"
 )
 
-// leavesNothing runs use and then waits until no goroutine is left that began in it, no file below dir is open ("" for none), and nothing of
-// this process has a socket on ports. Goroutines are told apart by a label, which they inherit, so tests may run side by side.
-func leavesNothing(t *testing.T, dir string, ports []string, use func()) {
+// traces is what a test looks for when its clusters are gone.
+type traces struct {
+	dirs  []string // no file below them may be open
+	ports []string // addresses; nothing of this process may have a socket on their ports
+}
+
+// of adds what a member with that Config may leave.
+func (tr *traces) of(c Config) {
+	tr.ports = append(tr.ports, c.Bind)
+	if c.DataDir != "" {
+		tr.dirs = append(tr.dirs, c.DataDir)
+	}
+}
+
+// leavesNothing runs use and then waits until no goroutine is left that began in it, and nothing that it said may leave traces does.
+// Goroutines are told apart by a label, which they inherit, so tests may run side by side.
+func leavesNothing(t *testing.T, use func(tr *traces)) {
 	t.Helper()
-	label := pprof.Labels("test", t.Name())
-	pprof.Do(t.Context(), label, func(context.Context) { use() })
+	var tr traces
+	pprof.Do(t.Context(), pprof.Labels("test", t.Name()), func(context.Context) { use(&tr) })
+	if len(tr.ports) == 0 && !t.Failed() {
+		t.Fatal("this test names no port: it would see nothing")
+	}
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		left := append(labelled(t), append(openFiles(t, dir), openSockets(t, ports)...)...)
+		left := append(labelled(t), openSockets(t, tr.ports)...)
+		for _, dir := range tr.dirs {
+			left = append(left, openFiles(t, dir)...)
+		}
 		if len(left) == 0 {
 			return
 		}
