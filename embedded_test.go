@@ -283,6 +283,11 @@ func TestCloseLeavesNothing(t *testing.T) {
 						}
 					})
 				}
+				for i, n := range nets {
+					if listens, l, p, _ := n.counts(); listens != 1 || l != 1 || p != 1 {
+						t.Errorf("member %d: %d calls of Listen; open: %d listeners, %d packet sockets", i, listens, l, p)
+					}
+				}
 				closing := make(chan struct{})
 				for _, c := range ms.all {
 					work.Go(func() {

@@ -35,13 +35,6 @@ func openFiles(t testing.TB, dir string) []string {
 	return found
 }
 
-// ownSocket is one of this process's sockets.
-type ownSocket struct {
-	net           string // tcp or udp
-	local, remote int    // ports
-	listens       bool
-}
-
 func ownSockets(t testing.TB) []ownSocket {
 	inodes := make(map[string]bool)
 	for _, target := range ownFiles(t) {
@@ -63,7 +56,7 @@ func ownSockets(t testing.TB) []ownSocket {
 				continue
 			}
 			found = append(found, ownSocket{
-				net: strings.TrimSuffix(name, "6"), local: hexPort(t, f[1]), remote: hexPort(t, f[2]), listens: f[3] == "0A",
+				Net: strings.TrimSuffix(name, "6"), Local: hexPort(t, f[1]), Remote: hexPort(t, f[2]), Listens: f[3] == "0A",
 			})
 		}
 	}
@@ -86,7 +79,7 @@ func openSockets(t testing.TB, addrs []string) []string {
 	}
 	var found []string
 	for _, s := range ownSockets(t) {
-		if slices.Contains(ports, s.local) || slices.Contains(ports, s.remote) {
+		if slices.Contains(ports, s.Local) || slices.Contains(ports, s.Remote) {
 			found = append(found, fmt.Sprintf("socket %+v", s))
 		}
 	}

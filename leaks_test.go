@@ -70,6 +70,13 @@ func labelled(t *testing.T) []string {
 	return found
 }
 
+// ownSocket is one of this process's sockets.
+type ownSocket struct {
+	Net           string // tcp or udp
+	Local, Remote int    // ports
+	Listens       bool
+}
+
 func portOf(t testing.TB, addr string) int {
 	t.Helper()
 	_, port, err := net.SplitHostPort(addr)
