@@ -384,7 +384,7 @@ func (c *Cluster) CheckFence(ctx context.Context, key string, fence Fence) error
 		return err
 	}
 	if fence == 0 {
-		return fmt.Errorf("%w fence 0: no grant has it", ErrInvalid)
+		return fmt.Errorf("%w fence 0 of %q: no grant has it", ErrInvalid, key)
 	}
 	a, err := c.query(ctx, "check fence", node.Query{Kind: node.QueryGrant, Key: key})
 	switch {

@@ -110,6 +110,10 @@ func (l *Lock) Err() error { return l.grant.Err() }
 func (l *Lock) Context(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(parent)
 	l.asOwner()
+	if err := l.Err(); err != nil {
+		cancel(err)
+		return withLock(ctx, l)
+	}
 	l.cluster.watch(func() { // ends with the lock, which Close ends at the latest, or with parent
 		select {
 		case <-l.Done():
