@@ -94,14 +94,14 @@ func (t *transport) close() {
 // abandon is release after a Join that came to nothing: a directory that nothing was kept in goes too.
 func (t *transport) abandon() {
 	if t.dir != nil {
-		t.dir.Abandon()
+		_ = t.dir.Abandon() // the lock goes with the process at the latest, and a directory that stays is harmless
 	}
 }
 
 // release gives up the directory: the last thing, after every Done is closed.
 func (t *transport) release() {
 	if t.dir != nil {
-		t.dir.Release()
+		_ = t.dir.Release() // the lock goes with the process at the latest
 	}
 }
 
