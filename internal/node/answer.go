@@ -62,7 +62,7 @@ func (n *Node) who(ctx context.Context) leadReply {
 		a.cluster, a.open, a.dissolved = view.Cluster(), view.Open(), view.Dissolved()
 	}
 	if l := n.lead.Load(); l != nil && l.isReady() {
-		a.leads, a.leader, a.addr = true, n.serverID(), n.cfg.Addr
+		a.leads, a.leader, a.addr, a.term = true, n.serverID(), n.cfg.Addr, l.term
 		return a
 	}
 	a.leader, a.addr = n.leaderHint()

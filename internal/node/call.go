@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/godistlock/distlock/internal/rpc"
@@ -45,47 +44,4 @@ func (n *Node) callAddr(ctx context.Context, addr string, target wire.UUID, kind
 	c := rpc.New(conn, noHandler{}, rpc.Options{})
 	defer c.Close()
 	return c.Call(ctx, kind, body)
-}
-
-// findLeader asks round until a server says that it leads.
-func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
-	var leader wire.UUID
-	n.askAround(func(server wire.UUID) (bool, wire.UUID) {
-		actx, cancel := context.WithTimeout(ctx, linkTimeout)
-		defer cancel()
-		body, err := n.call(actx, server, callWho, nil)
-		if err != nil {
-			return false, wire.UUID{}
-		}
-		reply, err := decodeLeadReply(body)
-		if err != nil {
-			return false, wire.UUID{}
-		}
-		if reply.leads {
-			leader = server
-			return true, wire.UUID{}
-		}
-		n.remember(reply.leader, reply.addr)
-		return false, reply.leader
-	})
-	if leader.IsZero() {
-		return leader, errors.New("no process answered that it leads")
-	}
-	return leader, nil
-}
-
-// waitRetry waits for news or a little while; its error says that ctx or the node has ended.
-func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}) error {
-	t := time.NewTimer(linkRetry + rand.N(linkRetry))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-n.ctx.Done():
-	case <-changed:
-	case <-t.C:
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return n.ctx.Err()
 }

@@ -55,6 +55,7 @@ type group struct {
 	raft      *raft.Raft
 	store     *raftlog.Guarded
 	transport raftlog.Transport
+	news      chan raft.Observation // another leader; drops when nobody listens, as LeaderCh merges: hints only
 
 	running atomic.Pointer[raft.Raft] // raft, for those who ask before it is started; nil until then
 
@@ -74,7 +75,7 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 	if err != nil {
 		return nil, err
 	}
-	g = &group{cfg: cfg, fsm: raftfsm.New()}
+	g = &group{cfg: cfg, fsm: raftfsm.New(), news: make(chan raft.Observation, 8)}
 	g.store = raftlog.Guard(cfg.hooks.store(store), raftlog.GuardConfig{Name: storeName(cfg.dir), OnPoison: cfg.poison, OnMute: cfg.mute})
 	g.fsm.Observe(g.observe)
 	cache, err := raft.NewLogCache(logCacheEntries, g.store)
@@ -105,6 +106,10 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 	if err != nil {
 		return nil, errors.Join(err, g.transport.Close(), g.store.Close())
 	}
+	g.raft.RegisterObserver(raft.NewObserver(g.news, false, func(o *raft.Observation) bool {
+		_, leader := o.Data.(raft.LeaderObservation)
+		return leader
+	}))
 	return g, nil
 }
 

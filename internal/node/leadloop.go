@@ -36,15 +36,17 @@ func (n *Node) leadLoop() {
 	var known wire.UUID
 	for {
 		var hint <-chan bool
+		var news <-chan raft.Observation
 		g := n.group.Load()
 		if g != nil {
-			hint = g.raft.LeaderCh()
+			hint, news = g.raft.LeaderCh(), g.news
 		}
 		changed := n.Changed()
 		select {
 		case <-n.ctx.Done():
 			return
 		case <-hint:
+		case <-news:
 		case <-tick.C:
 		case <-changed:
 		}

@@ -140,10 +140,12 @@ func (k *localLink) Close() {
 
 // remoteLink is the way to a leader that is another process: one connection.
 type remoteLink struct {
-	conn *rpc.Conn
-	sink session.Sink
-	done chan struct{}
-	once sync.Once
+	server wire.UUID
+	term   uint64 // in which it said that it leads
+	conn   *rpc.Conn
+	sink   session.Sink
+	done   chan struct{}
+	once   sync.Once
 }
 
 var _ session.Link = (*remoteLink)(nil)

@@ -9,6 +9,7 @@ type leadReply struct {
 	leads           bool
 	leader          wire.UUID // zero when none is known
 	addr            string
+	term            uint64    // with leads: in which
 	applied         uint64    // the answering server's own progress in the log
 	cluster         wire.UUID // what the answering server's log says, as are the next two
 	open, dissolved bool
@@ -16,10 +17,11 @@ type leadReply struct {
 
 func encodeLeadReply(a leadReply) []byte {
 	w := wire.NewWriter()
-	w.Array(7)
+	w.Array(8)
 	w.Bool(a.leads)
 	w.UUID(a.leader)
 	w.String(a.addr)
+	w.Uint(a.term)
 	w.Uint(a.applied)
 	w.UUID(a.cluster)
 	w.Bool(a.open)
@@ -29,10 +31,10 @@ func encodeLeadReply(a leadReply) []byte {
 
 func decodeLeadReply(body []byte) (leadReply, error) {
 	r := wire.NewReader(body)
-	if n := r.Array(7); n != 7 {
+	if n := r.Array(8); n != 8 {
 		r.Fail("leader reply with %d fields", n)
 	}
-	a := leadReply{leads: r.Bool(), leader: r.UUID(), addr: r.String(wire.MaxAddr), applied: r.Uint()}
+	a := leadReply{leads: r.Bool(), leader: r.UUID(), addr: r.String(wire.MaxAddr), term: r.Uint(), applied: r.Uint()}
 	a.cluster, a.open, a.dissolved = r.UUID(), r.Bool(), r.Bool()
 	return a, r.End()
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -18,7 +17,6 @@ import (
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/internal/rpc"
-	"github.com/godistlock/distlock/internal/session"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -61,12 +59,13 @@ type Node struct {
 	group atomic.Pointer[group] // written by the life loop only; nil while this process runs no Raft
 	lead  atomic.Pointer[lead]  // written by the lead loop only; nil while this process does not lead
 
-	pages    pages
-	failOnce sync.Once
-	failed   atomic.Bool // fail was called: no Raft traffic any more
-	resigned atomic.Bool // this process is leaving: it wants no seat
-	handing  atomic.Bool // a leadership transfer is under way: no lead begins
-	muted    atomic.Bool // the disk hangs, and with it Raft's main loop, which may still say that it leads: no lead begins
+	pages     pages
+	failOnce  sync.Once
+	failed    atomic.Bool // fail was called: no Raft traffic any more
+	resigned  atomic.Bool // this process is leaving: it wants no seat
+	hastening atomic.Bool // this follower is about to stand for election
+	handing   atomic.Bool // a leadership transfer is under way: no lead begins
+	muted     atomic.Bool // the disk hangs, and with it Raft's main loop, which may still say that it leads: no lead begins
 
 	mu          sync.Mutex // guards the fields below
 	ident       raftlog.Identity
@@ -260,163 +259,6 @@ func (n *Node) Open() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.open
-}
-
-// Link finds the leader and opens a session's way to it. It blocks until there is one or ctx ends.
-func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error) {
-	for {
-		changed := n.Changed()
-		if n.Open() { // before, nobody is given a session
-			if k := n.tryLink(ctx, sink); k != nil {
-				return k, nil
-			}
-		}
-		if err := n.waitRetry(ctx, changed); err != nil {
-			return nil, err
-		}
-	}
-}
-
-const (
-	linkRetry   = 25 * time.Millisecond
-	linkTimeout = 300 * time.Millisecond // of one attempt to reach one process
-	maxHints    = 4                      // processes asked in one round
-)
-
-func (n *Node) tryLink(ctx context.Context, sink session.Sink) session.Link {
-	if l := n.lead.Load(); l != nil && l.isReady() {
-		if k, ok := newLocalLink(l, sink); ok {
-			return k
-		}
-	}
-	var found session.Link
-	n.askAround(func(server wire.UUID) (bool, wire.UUID) {
-		k, hint := n.linkTo(ctx, server, sink)
-		if k == nil {
-			return false, hint
-		}
-		n.mu.Lock()
-		n.last = server
-		n.mu.Unlock()
-		found = k
-		return true, wire.UUID{}
-	})
-	return found
-}
-
-// askAround asks those who might lead, the likeliest first and each once, until one is found; who is not the leader may hint at it.
-func (n *Node) askAround(ask func(server wire.UUID) (found bool, hint wire.UUID)) {
-	asked := map[wire.UUID]bool{n.serverID(): true, {}: true}
-	next := n.whoMightLead()
-	for len(next) > 0 && len(asked) <= maxHints+1 {
-		server := next[0]
-		next = next[1:]
-		if asked[server] {
-			continue
-		}
-		asked[server] = true
-		found, hint := ask(server)
-		if found {
-			return
-		}
-		next = append([]wire.UUID{hint}, next...)
-	}
-}
-
-// linkTo asks one server to be the leader; if it isn't, it may know who is.
-func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink) (session.Link, wire.UUID) {
-	addr, ok := n.addrOf(server)
-	if !ok {
-		return nil, wire.UUID{}
-	}
-	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
-	defer cancel()
-	conn, _, err := n.mux.Dial(ctx, addr, wire.KindCall, server)
-	if err != nil {
-		return nil, wire.UUID{}
-	}
-	k := &remoteLink{sink: sink, done: make(chan struct{})}
-	k.conn = rpc.New(conn, k, rpc.Options{})
-	body, err := k.conn.Call(ctx, callLead, nil)
-	if err != nil {
-		k.Close()
-		return nil, wire.UUID{}
-	}
-	reply, err := decodeLeadReply(body)
-	if err != nil || !reply.leads {
-		k.Close()
-		if err == nil && reply.addr != "" {
-			n.remember(reply.leader, reply.addr)
-		}
-		return nil, reply.leader
-	}
-	return k, wire.UUID{}
-}
-
-// whoMightLead lists servers to ask, the likeliest first: what Raft says here, who says so by gossip, the last leader, any voter.
-func (n *Node) whoMightLead() []wire.UUID {
-	var out []wire.UUID
-	if g := n.group.Load(); g != nil {
-		out = append(out, g.leader())
-	}
-	cluster := n.clusterID()
-	var voters []wire.UUID
-	for _, m := range n.gossip.Members() {
-		if m.Cluster != cluster || m.State == gossip.Failed || m.State == gossip.Left {
-			continue
-		}
-		if m.Leader {
-			out = append(out, m.Server)
-		} else if m.Voter {
-			voters = append(voters, m.Server)
-		}
-	}
-	n.mu.Lock()
-	out = append(out, n.last)
-	n.mu.Unlock()
-	rand.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
-	out = append(out, voters...)
-	if len(voters) == 0 { // restarted, and gossip has not come round yet: ask those that were stored
-		n.mu.Lock()
-		for u := range n.addrs {
-			out = append(out, u)
-		}
-		n.mu.Unlock()
-	}
-	return out
-}
-
-// leading is this process's lead once that is ready; nil when it does not lead. It waits for a lead that begins, within ctx.
-func (n *Node) leading(ctx context.Context) *lead {
-	l := n.lead.Load()
-	if l == nil {
-		return nil
-	}
-	select {
-	case <-l.ready:
-		return l
-	case <-l.done:
-	case <-ctx.Done():
-	case <-n.ctx.Done():
-	}
-	return nil
-}
-
-// leaderHint is the leader as Raft or gossip know it here.
-func (n *Node) leaderHint() (wire.UUID, string) {
-	if g := n.group.Load(); g != nil && !n.muted.Load() {
-		if u := g.leader(); !u.IsZero() {
-			addr, _ := n.addrOf(u)
-			return u, addr
-		}
-	}
-	cluster := n.clusterID()
-	for _, m := range n.gossip.Members() {
-		if m.Leader && m.Cluster == cluster && m.State == gossip.Alive {
-			return m.Server, m.Addr
-		}
-	}
-	return wire.UUID{}, ""
 }
 
 // Close stops everything at once, as a crash would, and waits for it.

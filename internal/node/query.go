@@ -21,13 +21,13 @@ func (n *Node) Query(ctx context.Context, q Query) (Answer, error) {
 	if err := ctx.Err(); err != nil {
 		return Answer{}, err
 	}
-	for {
+	for round := 0; ; round++ {
 		changed := n.Changed()
 		a, err := n.tryQuery(ctx, q)
 		if err == nil || errors.Is(err, ErrPageGone) {
 			return a, err
 		}
-		if werr := n.waitRetry(ctx, changed); werr != nil {
+		if werr := n.waitRetry(ctx, changed, round); werr != nil {
 			return Answer{}, fmt.Errorf("%w (%w; last: %w)", werr, lockerr.ErrNoQuorum, err)
 		}
 	}

@@ -96,7 +96,7 @@ func (n *Node) transfer() {
 
 // askToGo asks the leader, whoever that is by now, until it has taken server out of the Raft group.
 func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
-	for {
+	for round := 0; ; round++ {
 		changed := n.Changed()
 		n.transfer()                                          // a leader can't take itself out; where it was the only voter, another has been made one meanwhile
 		actx, cancel := context.WithTimeout(ctx, askPatience) // who else stays may change while the leader is at it
@@ -107,7 +107,7 @@ func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 		if err == nil || n.othersStaying() == 0 {
 			return nil
 		}
-		if werr := n.waitRetry(ctx, changed); werr != nil {
+		if werr := n.waitRetry(ctx, changed, round); werr != nil {
 			return errors.Join(werr, err)
 		}
 	}

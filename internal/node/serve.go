@@ -105,7 +105,7 @@ func (p *peerConn) bind(ctx context.Context, c *rpc.Conn) ([]byte, error) {
 	if !l.whenOver(p, func() { _ = c.Send(msgOver, nil) }) { // an error means that the connection is gone, which says the same
 		return nil, errNotLeading
 	}
-	return encodeLeadReply(leadReply{leads: true, leader: p.node.serverID()}), nil
+	return encodeLeadReply(leadReply{leads: true, leader: p.node.serverID(), term: l.term}), nil
 }
 
 // Message takes what the other side's session sends.

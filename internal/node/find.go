@@ -1,0 +1,288 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/rpc"
+	"github.com/godistlock/distlock/internal/session"
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+const (
+	linkRetry    = 25 * time.Millisecond  // between two rounds of asking who leads, at first
+	mostRetry    = 400 * time.Millisecond // and after many that found nobody
+	retryDoubles = 8                      // rounds after which the pause doubles
+	linkTimeout  = 300 * time.Millisecond // of one round
+	maxAsked     = 5                      // processes asked in one round
+)
+
+// Link finds the leader and opens a session's way to it. It blocks until there is one or ctx ends.
+func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error) {
+	for round := 0; ; round++ {
+		changed := n.Changed()
+		if n.Open() { // before, nobody is given a session
+			if k := n.tryLink(ctx, sink); k != nil {
+				return k, nil
+			}
+		}
+		if err := n.waitRetry(ctx, changed, round); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// waitRetry waits for news or a little while; its error says that ctx or the node has ended.
+func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, round int) error {
+	pause := min(linkRetry<<min(round/retryDoubles, 10), mostRetry)
+	t := time.NewTimer(pause + rand.N(pause))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-n.ctx.Done():
+	case <-changed:
+	case <-t.C:
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return n.ctx.Err()
+}
+
+func (n *Node) tryLink(ctx context.Context, sink session.Sink) session.Link {
+	if l := n.lead.Load(); l != nil && l.isReady() {
+		if k, ok := newLocalLink(l, sink); ok {
+			return k
+		}
+	}
+	k, ok := seek(ctx, n, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
+		return n.linkTo(ctx, server, sink)
+	}, (*remoteLink).Close)
+	if !ok {
+		return nil
+	}
+	n.mu.Lock()
+	n.last = k.server
+	n.mu.Unlock()
+	n.spawn(func() { n.watchLink(k) }) // ends with the link
+	return k
+}
+
+// watchLink ends a link whose leader has been succeeded: a leader that is paused would not say so itself.
+func (n *Node) watchLink(k *remoteLink) {
+	for {
+		changed := n.Changed()
+		if leader, term := n.leaderNews(); !leader.IsZero() && leader != k.server && term > k.term {
+			k.finish()
+		}
+		select {
+		case <-k.done:
+			return
+		case <-n.ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// findLeader asks round until a server says that it leads.
+func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
+	leader, ok := seek(ctx, n, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
+		body, err := n.call(ctx, server, callWho, nil)
+		if err != nil {
+			return server, false, wire.UUID{}
+		}
+		reply, err := decodeLeadReply(body)
+		if err != nil {
+			return server, false, wire.UUID{}
+		}
+		n.remember(reply.leader, reply.addr)
+		return server, reply.leads, reply.leader
+	}, func(wire.UUID) {})
+	if !ok {
+		return wire.UUID{}, errors.New("no process answered that it leads")
+	}
+	return leader, nil
+}
+
+// seek asks those who might lead side by side, so that one that is paused holds up nobody, and whom they hint at. It answers the first that
+// ask finds; what is found later is dropped. It finds nobody when this process itself has become the leader meanwhile.
+func seek[T any](ctx context.Context, n *Node, ask func(context.Context, wire.UUID) (T, bool, wire.UUID), drop func(T)) (T, bool) {
+	type reply struct {
+		v    T
+		ok   bool
+		hint wire.UUID
+	}
+	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
+	replies := make(chan reply, maxAsked)
+	pending := 0
+	asked := map[wire.UUID]bool{n.serverID(): true, {}: true}
+	start := func(server wire.UUID) {
+		if asked[server] || len(asked) == maxAsked+2 {
+			return
+		}
+		asked[server] = true
+		if n.spawn(func() { // ends with ctx
+			v, ok, hint := ask(ctx, server)
+			replies <- reply{v, ok, hint}
+		}) {
+			pending++
+		}
+	}
+	defer func() {
+		cancel()
+		late := pending
+		collect := func() {
+			for range late {
+				if r := <-replies; r.ok {
+					drop(r.v)
+				}
+			}
+		}
+		if late > 0 && !n.spawn(collect) { // ends with those it waits for
+			collect()
+		}
+	}()
+	changed := n.Changed()
+	for _, server := range n.whoMightLead() {
+		start(server)
+	}
+	var none T
+	for pending > 0 {
+		select {
+		case r := <-replies:
+			pending--
+			if r.ok {
+				return r.v, true
+			}
+			start(r.hint)
+		case <-changed:
+			changed = n.Changed()
+			if l := n.lead.Load(); l != nil && l.isReady() {
+				return none, false
+			}
+			leader, _ := n.leaderNews()
+			start(leader)
+		}
+	}
+	return none, false
+}
+
+// linkTo asks one server to be the leader; if it isn't, it may know who is.
+func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink) (*remoteLink, bool, wire.UUID) {
+	addr, ok := n.addrOf(server)
+	if !ok {
+		return nil, false, wire.UUID{}
+	}
+	conn, _, err := n.mux.Dial(ctx, addr, wire.KindCall, server)
+	if err != nil {
+		if provesGone(err) {
+			n.hasten(server)
+		}
+		return nil, false, wire.UUID{}
+	}
+	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
+	k.conn = rpc.New(conn, k, rpc.Options{})
+	body, err := k.conn.Call(ctx, callLead, nil)
+	if err != nil {
+		k.Close()
+		return nil, false, wire.UUID{}
+	}
+	reply, err := decodeLeadReply(body)
+	if err != nil || !reply.leads {
+		k.Close()
+		n.remember(reply.leader, reply.addr)
+		return nil, false, reply.leader
+	}
+	k.term = reply.term
+	return k, true, wire.UUID{}
+}
+
+// whoMightLead lists servers to ask, the likeliest first: what Raft says here, who says so by gossip, the last leader, any voter.
+func (n *Node) whoMightLead() []wire.UUID {
+	leader, _ := n.leaderNews()
+	out := []wire.UUID{leader}
+	cluster := n.clusterID()
+	var voters []wire.UUID
+	for _, m := range n.gossip.Members() {
+		if m.Cluster != cluster || m.State == gossip.Failed || m.State == gossip.Left {
+			continue
+		}
+		if m.Leader {
+			out = append(out, m.Server)
+		} else if m.Voter {
+			voters = append(voters, m.Server)
+		}
+	}
+	n.mu.Lock()
+	out = append(out, n.last)
+	n.mu.Unlock()
+	rand.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
+	out = append(out, voters...)
+	if len(voters) == 0 { // restarted, and gossip has not come round yet: ask those that were stored
+		n.mu.Lock()
+		for u := range n.addrs {
+			out = append(out, u)
+		}
+		n.mu.Unlock()
+	}
+	return out
+}
+
+// leaderNews is the leader as Raft knows it here, else as gossip tells, with the term; zero for none.
+func (n *Node) leaderNews() (wire.UUID, uint64) {
+	if g := n.group.Load(); g != nil && !n.muted.Load() {
+		if u := g.leader(); !u.IsZero() {
+			return u, g.raft.CurrentTerm()
+		}
+	}
+	cluster := n.clusterID()
+	var leader wire.UUID
+	var term uint64
+	for _, m := range n.gossip.Members() { // one that was succeeded may not know, or have told, yet
+		if m.Leader && m.Cluster == cluster && m.State == gossip.Alive && m.Term >= term {
+			leader, term = m.Server, m.Term
+		}
+	}
+	return leader, term
+}
+
+// leaderHint is leaderNews with the leader's address.
+func (n *Node) leaderHint() (wire.UUID, string) {
+	leader, _ := n.leaderNews()
+	if leader.IsZero() {
+		return leader, ""
+	}
+	addr, _ := n.addrOf(leader)
+	return leader, addr
+}
+
+// leading is this process's lead once that is ready; nil when it does not lead. It waits for a lead that begins, within ctx.
+func (n *Node) leading(ctx context.Context) *lead {
+	l := n.lead.Load()
+	if l == nil {
+		return nil
+	}
+	select {
+	case <-l.ready:
+		return l
+	case <-l.done:
+	case <-ctx.Done():
+	case <-n.ctx.Done():
+	}
+	return nil
+}
+
+// spawn runs f on a goroutine that Close waits for; false once Close has begun.
+func (n *Node) spawn(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.wg.Go(f)
+	return true
+}
