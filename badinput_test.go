@@ -13,11 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/godistlock/distlock/internal/node"
 	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -119,6 +122,20 @@ func TestFailedJoin(t *testing.T) {
 			},
 			is:   []error{ErrNoQuorum, context.DeadlineExceeded},
 			says: []string{`"m"`, "seen 1 of the 3", "(m)", "missing: $peer", "Peers", "TCP and UDP"},
+		},
+		{
+			name: "a name that is taken",
+			setup: func(t *testing.T, cfg *Config, _ *surroundings) {
+				other, err := Join(Config{Name: cfg.Name, Bind: "127.0.0.1:0", SessionTTL: minSessionTTL})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { other.Close() })
+				cfg.Peers, cfg.SessionTTL = []string{other.Status().Addr}, minSessionTTL
+			},
+			is:    []error{ErrNameTaken},
+			says:  []string{`"m"`, "name of its own"},
+			grows: true, // it knows its cluster by then
 		},
 		{
 			name: "cancelled",
@@ -355,4 +372,82 @@ func flipData(t *testing.T, path string) {
 	if flipped == 0 {
 		t.Fatal("no term in the log")
 	}
+}
+
+// Steps of the wall clock, back and forth, change nothing but what people read: sessions go on, and fences rise, also over a restart of
+// all members with clocks that are years behind.
+func TestWallClockThatSteps(t *testing.T) {
+	t.Parallel()
+	var offset atomic.Int64 // what is wrong with the wall clock
+	stepped := func(int) surroundings {
+		return hooked(node.Hooks{Wall: func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }})
+	}
+	const year = 365 * 24 * time.Hour
+	ms := newMembersIn(t, 3, stepped, durable(t), func(_ int, c *Config) { c.SessionTTL = minSessionTTL })
+	ctx := testContext(t, 60*time.Second)
+	first := mustLock(t, ctx, ms.all[0], "first")
+	if wall := Fence(time.Now().Add(-time.Minute).UnixMicro()); first.Fence() < wall {
+		t.Errorf("the first fence is %d, less than the clock, %d", first.Fence(), wall)
+	}
+	last := first.Fence()
+	rises := func(when string) {
+		t.Helper()
+		for i := range ms.all {
+			l := mustLock(t, ctx, ms.all[i], fmt.Sprintf("k%d", i))
+			if l.Fence() <= last {
+				t.Errorf("%s: fence %d after %d", when, l.Fence(), last)
+			}
+			last = l.Fence()
+			mustUnlock(t, ctx, l)
+		}
+	}
+	for _, step := range []time.Duration{-10 * year, 3 * year, 0, -time.Hour} {
+		offset.Store(int64(step))
+		beyond := time.NewTimer(minSessionTTL * 6 / 10) // all steps together are longer than a session that is not renewed lives
+		select {
+		case <-first.Done():
+			t.Fatalf("a lock was lost by a step of %s: %v", step, first.Err())
+		case <-beyond.C:
+		}
+		rises(fmt.Sprintf("stepped by %s", step))
+	}
+	wantHeld(t, ctx, ms.all[1], first)
+	offset.Store(-int64(20 * year))
+	for i := range ms.all {
+		ms.crash(i)
+	}
+	ms.joinAll()
+	rises("restarted 20 years earlier")
+}
+
+// The error of a Join that waits for others names those who are there and those who are not.
+func TestExpectNeverMet(t *testing.T) {
+	t.Parallel()
+	ports := freePorts(t, 3)
+	config := func(i int, timeout time.Duration) Config {
+		return Config{Name: fmt.Sprintf("m%d", i), Bind: ports[i], Peers: ports[:3], Expect: 3, JoinTimeout: timeout}
+	}
+	leavesNothing(t, func(tr *traces) {
+		var joins sync.WaitGroup
+		for i := range 2 {
+			cfg := config(i, 4*time.Second)
+			cfg.DataDir = filepath.Join(t.TempDir(), "d")
+			tr.of(cfg)
+			joins.Go(func() {
+				_, err := Join(cfg)
+				wantFaults(t, cfg.Name, err, ErrNoQuorum, "seen 2 of the 3", "(m0, m1)", "missing: "+ports[2])
+				wantFaults(t, cfg.Name, err, context.DeadlineExceeded)
+				if strings.Contains(err.Error(), ports[0]) || strings.Contains(err.Error(), ports[1]) {
+					t.Errorf("somebody who was seen is missing: %v", err)
+				}
+				if _, err := os.Stat(cfg.DataDir); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("its directory: %v", err)
+				}
+			})
+		}
+		joins.Wait()
+		for i := range 2 {
+			wantFree(t, ports[i])
+		}
+	})
 }

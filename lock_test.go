@@ -174,7 +174,7 @@ func TestDo(t *testing.T) {
 			}
 			return errOwn
 		})
-		if err != errOwn { //nolint:errorlint // it is the very one
+		if err != errOwn {
 			t.Errorf("Do: %v; want fn's error as it is", err)
 		}
 		free(t, "do")
@@ -278,7 +278,7 @@ func TestContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-under.Done()
-	if cause := context.Cause(under); !errors.Is(cause, ErrForced) || cause != l.Err() { //nolint:errorlint // it is the very one
+	if cause := context.Cause(under); !errors.Is(cause, ErrForced) || cause != l.Err() {
 		t.Errorf("cause %v; want %v", cause, l.Err())
 	}
 	if late := l.Context(parent); late.Err() == nil || !errors.Is(context.Cause(late), ErrForced) {
@@ -289,7 +289,7 @@ func TestContext(t *testing.T) {
 	why := errors.New("the parent's reason")
 	cancelParent(why)
 	<-under.Done()
-	if context.Cause(under) != why { //nolint:errorlint // it is the very one
+	if context.Cause(under) != why {
 		t.Errorf("cause %v; want the parent's", context.Cause(under))
 	}
 	wantHeld(t, ctx, b, l) // a context's end is not the lock's
@@ -459,9 +459,13 @@ func TestNotBuiltYet(t *testing.T) {
 // After Close, Leave or a failure everything but Status, Done, Err and Close answers ErrClosed at once.
 func TestStoppedClusterSaysSo(t *testing.T) {
 	for how, stop := range map[string]func(context.Context, *Cluster, *disk) error{
-		"Close":   func(_ context.Context, c *Cluster, _ *disk) error { return c.Close() },
-		"Leave":   func(ctx context.Context, c *Cluster, _ *disk) error { return c.Leave(ctx) },
-		"failure": func(ctx context.Context, c *Cluster, d *disk) error { d.failFrom(1); lockUntilItStops(ctx, c); return nil },
+		"Close": func(_ context.Context, c *Cluster, _ *disk) error { return c.Close() },
+		"Leave": func(ctx context.Context, c *Cluster, _ *disk) error { return c.Leave(ctx) },
+		"failure": func(ctx context.Context, c *Cluster, d *disk) error {
+			d.failFrom(1)
+			lockUntilItStops(ctx, c)
+			return nil
+		},
 	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
@@ -592,7 +596,7 @@ func TestNoLeader(t *testing.T) {
 			for _, how := range []error{context.DeadlineExceeded, context.Canceled} {
 				short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 				defer cancel()
-				if how == context.Canceled { //nolint:errorlint // the sentinel itself
+				if how == context.Canceled {
 					short, cancel = context.WithCancel(ctx)
 					time.AfterFunc(100*time.Millisecond, cancel)
 				}

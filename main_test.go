@@ -9,8 +9,7 @@ import (
 
 // children are what this test binary does in a process of its own, by the value of childEnv.
 var children = map[string]func() error{
-	"quiet":  quietChild,
-	"signal": signalChild,
+	"quiet": quietChild,
 }
 
 const childEnv = "DISTLOCK_TEST_CHILD"
@@ -37,4 +36,3 @@ func child(t testing.TB, what string, env ...string) *exec.Cmd {
 	cmd.Env = append(append(os.Environ(), childEnv+"="+what), env...)
 	return cmd
 }
-func signalChild() error { return nil }
