@@ -23,8 +23,9 @@ format: ## rewrite the code as gofmt wants it
 fuzz: ## every fuzz target for a minute each (FUZZTIME=… for another time)
 	FUZZTIME=$${FUZZTIME:-1m} .ci/run fuzz
 
-chaos: ## long runs of real processes that are killed and paused under load (CHAOS='-run TestKilled' for some)
-	DISTLOCK_CHAOS=1 go test -v -count=1 -timeout 2h $(CHAOS) ./internal/proctest
+chaos: ## long runs under load and faults: real processes that are killed and paused, then clusters in virtual time (DISTLOCK_SEEDS=… for so many)
+	DISTLOCK_CHAOS=1 go test -v -count=1 -timeout 2h ./internal/proctest
+	DISTLOCK_SEEDS=$${DISTLOCK_SEEDS:-100} go test -count=1 -timeout 6h -run TestVirtual .
 
 faults: ## every operation of the log fails once in every way, in a cluster under load
 	DISTLOCK_FAULTS=1 go test -v -count=1 -timeout 2h -run TestRaftSurvivesEvery ./internal/raftlog
