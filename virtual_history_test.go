@@ -309,3 +309,10 @@ func (h *history) numbered(ops []porcupine.Operation) []porcupine.Operation {
 	}
 	return out
 }
+
+// count is how many grants were seen.
+func (h *history) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.grants
+}

@@ -51,7 +51,7 @@ type member struct {
 	proof wire.Proof // zero: a restart proves nothing
 	clock *vclock    // of the host: it goes on over restarts
 	hooks node.Hooks
-	life  *life
+	life  *life // written by join
 
 	mu sync.Mutex // guards c
 	c  *Cluster   // nil while no process runs
@@ -218,15 +218,22 @@ func (m *member) join(ctx context.Context) error {
 func (m *member) crash() {
 	m.mu.Lock()
 	c := m.c
-	m.c = nil
 	m.mu.Unlock()
 	if c == nil {
 		return
 	}
+	m.unplug()
+	_ = c.Close()
+	m.mu.Lock()
+	m.c = nil
+	m.mu.Unlock()
+}
+
+// unplug is the part of a crash that others notice; it does not block.
+func (m *member) unplug() {
 	m.w.history.crashed(m.i)
 	m.life.over.Store(true)
 	m.w.net.CloseHost(m.ip)
-	_ = c.Close()
 }
 
 // pause freezes the member's sockets and its clock, which is what its process knows of a pause, and thaw ends that: the clock jumps. Its
