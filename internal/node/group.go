@@ -83,10 +83,7 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 		return nil, errors.Join(err, g.store.Close())
 	}
 	conf := raftConfig(cfg)
-	g.transport = raftlog.Vet(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: cfg.streams, MaxPool: 3, Timeout: raftCallTimeout, Logger: cfg.logger,
-		MaxRPCsInFlight: 1, // no pipeline: it can leave a follower behind (raft #612)
-	}), g.openVotes)
+	g.transport = raftlog.Vet(raft.NewNetworkTransportWithConfig(transportConfig(cfg)), g.openVotes)
 	if bootstrap != nil {
 		err = g.store.Do(func() error { return raft.BootstrapCluster(conf, cache, g.store, snaps, g.transport, *bootstrap) })
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -144,6 +141,13 @@ func raftConfig(cfg groupConfig) *raft.Config {
 	conf.NoLegacyTelemetry = true
 	conf.Logger = cfg.logger
 	return conf
+}
+
+func transportConfig(cfg groupConfig) *raft.NetworkTransportConfig {
+	return &raft.NetworkTransportConfig{
+		Stream: cfg.streams, MaxPool: 3, Timeout: raftCallTimeout, Logger: cfg.logger,
+		MaxRPCsInFlight: 1, // no pipeline: it can leave a follower behind (raft #612)
+	}
 }
 
 func storeName(dir string) string {

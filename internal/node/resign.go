@@ -80,8 +80,13 @@ func (n *Node) transfer() {
 	if l := n.lead.Load(); l != nil {
 		l.end()
 	}
+	n.handOver(func() error { return g.raft.LeadershipTransfer().Error() })
+}
+
+// handOver waits for transfer, but not for ever.
+func (n *Node) handOver(transfer func() error) {
 	done := make(chan error, 1)
-	go func() { done <- g.raft.LeadershipTransfer().Error() }() // ends with the transfer's own time-out, or with Raft
+	go func() { done <- transfer() }() // ends with the transfer's own time-out, or with Raft
 	t := time.NewTimer(transferPatience)
 	defer t.Stop()
 	select {
