@@ -40,11 +40,16 @@ func (l *load) begin(w *world) *load {
 	l.w, l.stop = w, make(chan struct{})
 	for _, m := range w.members {
 		for k := range l.workers {
-			rng := rand.New(rand.NewPCG(w.seed, uint64(1000*m.i+k+1)))
+			rng := w.rngFor(m.i, k)
 			l.wg.Go(func() { l.work(m, rng) }) // ends with stop, and with the time-out of the call that is under way
 		}
 	}
 	return l
+}
+
+// rngFor is the source of chance of one worker.
+func (w *world) rngFor(member, worker int) *rand.Rand {
+	return rand.New(rand.NewPCG(w.seed, uint64(1000*member+worker+1)))
 }
 
 func (l *load) end() {
@@ -107,7 +112,7 @@ func (l *load) lock(ctx context.Context, m *member, c *Cluster, key string, try 
 	}
 	n := w.history.granted(m.i, a, lock)
 	most := l.hold
-	if rng.IntN(12) == 0 {
+	if most >= time.Millisecond && rng.IntN(12) == 0 {
 		most = 3 * time.Second
 	}
 	t := time.NewTimer(time.Duration(rng.Int64N(int64(most))))
