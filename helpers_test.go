@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -205,15 +204,4 @@ func mustUnlock(t testing.TB, ctx context.Context, l *Lock) {
 	if err := l.Unlock(ctx); err != nil {
 		t.Fatalf("unlock: %v", err)
 	}
-}
-
-// closedPort is an address at which nobody listens.
-func closedPort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -307,7 +307,8 @@ func TestOwners(t *testing.T) {
 	if errors.Is(err, ErrDeadlock) {
 		t.Errorf("TryLock waits for nobody: %v", err)
 	}
-	deeper := mustLock(t, under, a, "deeper").Context(context.WithValue(under, childEnv, ""))
+	type something struct{}
+	deeper := mustLock(t, under, a, "deeper").Context(context.WithValue(under, something{}, ""))
 	for _, key := range []string{"k", "deeper"} { // all that the owner holds, not only the innermost
 		if _, err := a.Lock(deeper, key); !errors.Is(err, ErrDeadlock) {
 			t.Errorf("%q asked for again: %v", key, err)
