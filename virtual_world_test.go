@@ -51,10 +51,18 @@ type member struct {
 	proof wire.Proof // zero: a restart proves nothing
 	clock *vclock    // of the host: it goes on over restarts
 	hooks node.Hooks
-	life  *life // written by join
+	life  *life // of the present process, or the last
 
-	mu sync.Mutex // guards c
-	c  *Cluster   // nil while no process runs
+	mu      sync.Mutex // guards c
+	c       *Cluster   // nil while no process has joined
+	joining *joining   // of the test's own goroutine: a start that crash has not ended
+}
+
+// joining is a process that begins.
+type joining struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when Join has returned
+	err    error         // of Join; to be read after done
 }
 
 // life is one process's network: it ends with the process, so that what is still closing of a crashed one reaches nobody.
@@ -202,27 +210,52 @@ func (m *member) cluster() *Cluster {
 	return m.c
 }
 
-func (m *member) join(ctx context.Context) error {
-	l := &life{Network: m.w.net.Host(m.ip)}
+// begin starts the member's process and does not wait for it.
+func (m *member) begin() *joining {
+	ctx, cancel := context.WithCancel(context.Background())
+	j := &joining{cancel: cancel, done: make(chan struct{})}
+	m.joining = j
+	l := m.newLife()
+	go func() { // ends with Join
+		defer close(j.done)
+		j.err = m.joinAs(ctx, l)
+	}()
+	return j
+}
+
+func (m *member) join(ctx context.Context) error { return m.joinAs(ctx, m.newLife()) }
+
+func (m *member) newLife() *life {
+	m.life = &life{Network: m.w.net.Host(m.ip)}
+	return m.life
+}
+
+func (m *member) joinAs(ctx context.Context, l *life) error {
 	c, err := join(ctx, m.cfg, surroundings{network: l, clock: m.clock, proof: m.proof, machine: address.Machine{}, hooks: m.hooks})
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.c, m.life = c, l
+	m.c = c
 	return nil
 }
 
 // crash ends the member's process: its sockets first, with no word to anybody.
 func (m *member) crash() {
-	m.mu.Lock()
-	c := m.c
-	m.mu.Unlock()
-	if c == nil {
+	if m.cluster() == nil && m.joining == nil {
 		return
 	}
 	m.unplug()
+	if m.joining != nil {
+		m.joining.cancel()
+		<-m.joining.done
+		m.joining = nil
+	}
+	c := m.cluster()
+	if c == nil {
+		return
+	}
 	_ = c.Close()
 	m.mu.Lock()
 	m.c = nil
@@ -397,11 +430,11 @@ func (w *world) end() {
 	w.net.HealAll()
 	for _, m := range w.members {
 		w.net.Thaw(m.ip)
-		m.mu.Lock()
-		c := m.c
-		m.c = nil
-		m.mu.Unlock()
-		if c != nil {
+		if m.joining != nil {
+			m.joining.cancel()
+			<-m.joining.done
+		}
+		if c := m.cluster(); c != nil {
 			_ = c.Close()
 		}
 		if open := w.net.Open(m.ip); open != 0 {

@@ -83,6 +83,13 @@ func (n *Node) voterSet() (map[wire.UUID]bool, bool) {
 	return out, true
 }
 
+// Cluster is the cluster that this process belongs to, zero when it knows none, and whether that is known to have opened.
+func (n *Node) Cluster() (wire.UUID, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ident.Cluster, n.open
+}
+
 // Server is this process's Raft identity.
 func (n *Node) Server() wire.UUID { return n.serverID() }
 

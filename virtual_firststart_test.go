@@ -1,0 +1,259 @@
+package distlock
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/godistlock/distlock/internal/simnet"
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// opened notes every cluster that any member ever knew open.
+type opened struct {
+	mu       sync.Mutex // guards clusters
+	clusters map[wire.UUID]string
+	stop     chan struct{}
+	done     chan struct{}
+}
+
+// watchOpened looks every millisecond, as does nobody in between: a cluster that has opened stays so.
+func (w *world) watchOpened() *opened {
+	o := &opened{clusters: map[wire.UUID]string{}, stop: make(chan struct{}), done: make(chan struct{})}
+	go func() { // ends with stop
+		defer close(o.done)
+		for {
+			for _, m := range w.running() {
+				if c := m.cluster(); c != nil {
+					if id, open := c.node.Cluster(); open {
+						o.mu.Lock()
+						if _, known := o.clusters[id]; !known {
+							o.clusters[id] = fmt.Sprintf("%s at %s", m.cfg.Name, time.Since(w.began))
+							w.note("cluster %s is open, says %s", id, m.cfg.Name)
+						}
+						o.mu.Unlock()
+					}
+				}
+			}
+			select {
+			case <-o.stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	return o
+}
+
+func (o *opened) end() map[wire.UUID]string {
+	close(o.stop)
+	<-o.done
+	return o.clusters
+}
+
+// joined waits for all members to have joined, and checks that they are of one cluster.
+func (w *world) joined(limit time.Duration) {
+	w.t.Helper()
+	w.within(limit, "all have joined", func() bool {
+		for _, m := range w.members {
+			if m.joining != nil {
+				select {
+				case <-m.joining.done:
+					if m.joining.err != nil {
+						w.fatalf("%s: join: %v", m.cfg.Name, m.joining.err)
+					}
+				default:
+					return false
+				}
+			}
+		}
+		return true
+	})
+	clusters := map[wire.UUID]bool{}
+	for _, m := range w.members {
+		id, open := m.cluster().node.Cluster()
+		clusters[id] = true
+		if !open {
+			w.errorf("%s has joined what is not open", m.cfg.Name)
+		}
+	}
+	if len(clusters) != 1 {
+		w.errorf("%d clusters: %v", len(clusters), clusters)
+	}
+}
+
+// badNetwork is one with delays, jitter and losses.
+func (w *world) badNetwork() {
+	if w.rng.IntN(2) == 0 {
+		w.net.SetDelays(time.Duration(w.rng.Int64N(int64(25*time.Millisecond))), time.Duration(1+w.rng.Int64N(int64(25*time.Millisecond))))
+	}
+	if w.rng.IntN(3) == 0 {
+		w.net.SetLosses(0.3)
+	}
+}
+
+// Three or five members start in any order, at any distance in time, on a bad network that may be cut in two and heals; one of them may crash
+// and come back. One cluster opens, ever, and all come to belong to it.
+func TestVirtualFirstStart(t *testing.T) {
+	for _, n := range []int{3, 5} {
+		t.Run(fmt.Sprintf("%d members", n), func(t *testing.T) {
+			virtual(t, 20, func(w *world) {
+				w.add(n, restarts, func(m *member) { m.cfg.JoinTimeout = 10 * time.Minute })
+				w.badNetwork()
+				seen := w.watchOpened()
+				type event struct {
+					at time.Duration
+					do func()
+				}
+				var events []event
+				plan := func(d time.Duration, f func()) { events = append(events, event{d, f}) }
+				apart := []time.Duration{0, 50 * time.Millisecond, 2 * time.Second}[w.rng.IntN(3)]
+				starts := make([]time.Duration, n)
+				for i := range n {
+					if apart > 0 {
+						starts[i] = time.Duration(w.rng.Int64N(int64(apart)))
+					}
+					plan(starts[i], func() { w.members[i].begin() })
+				}
+				if w.rng.IntN(2) == 0 {
+					victim := w.members[w.rng.IntN(n)]
+					begin := starts[victim.i] + time.Duration(w.rng.Int64N(int64(300*time.Millisecond)))
+					back := begin
+					if w.rng.IntN(3) > 0 {
+						back += time.Duration(w.rng.Int64N(int64(3 * time.Second)))
+					}
+					plan(begin, func() { w.note("crash %s", victim.cfg.Name); victim.crash() })
+					plan(back, func() { w.note("%s comes back", victim.cfg.Name); victim.begin() })
+				}
+				if w.rng.IntN(2) == 0 {
+					side := []string{}
+					for _, i := range w.rng.Perm(n)[:1+w.rng.IntN(n-1)] {
+						side = append(side, w.members[i].ip)
+					}
+					begin := time.Duration(w.rng.Int64N(int64(300 * time.Millisecond)))
+					heal := begin + time.Duration(w.rng.Int64N(int64(8*time.Second)))
+					plan(begin, func() { w.note("cut off %v", side); w.net.Partition(side) })
+					plan(heal, func() { w.note("heal"); w.net.HealAll() })
+				}
+				slices.SortStableFunc(events, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+				for _, e := range events {
+					time.Sleep(time.Until(w.began.Add(e.at)))
+					e.do()
+				}
+				w.joined(5 * time.Minute)
+				if all := seen.end(); len(all) != 1 {
+					w.errorf("%d clusters have opened: %v", len(all), all)
+				}
+				took := time.Since(w.began)
+				w.recovers(2 * time.Minute) // a cluster whose past is not known is silent for one
+				w.t.Logf("all joined after %s", took)
+			})
+		})
+	}
+}
+
+// One of three members that start together crashes with its n-th write, for every n until it has joined, and comes back at once or later.
+func TestVirtualFirstStartCrashAtEveryStep(t *testing.T) {
+	const normally = 24 // of all the steps there are
+	seeds := seedsOf(t, normally)
+	for _, seed := range seeds {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, seed, func(w *world) {
+				const steps = 40
+				step, who := w.rng.IntN(steps), int(seed)%3
+				if len(seeds) > normally { // all of them
+					step = int(seed) / 3 % steps
+				}
+				after := []time.Duration{0, 100 * time.Millisecond, 4 * time.Second}[w.rng.IntN(3)]
+				w.add(3, restarts, func(m *member) { m.cfg.JoinTimeout = 10 * time.Minute })
+				victim := w.members[who]
+				crashed := make(chan struct{})
+				writes := 0
+				var mu sync.Mutex // guards writes
+				w.net.Tap(func(x simnet.Write) (int, simnet.Fate) {
+					if x.From != victim.ip || x.Kind == wire.KindGossip {
+						return 0, simnet.Deliver
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					if writes++; writes == step+1 {
+						w.note("crash %s at write %d, to %s", victim.cfg.Name, step, x.To)
+						victim.unplug()
+						close(crashed)
+					}
+					return 0, simnet.Deliver
+				})
+				seen := w.watchOpened()
+				for _, i := range w.rng.Perm(3) {
+					w.members[i].begin()
+				}
+				select {
+				case <-crashed:
+				case <-time.After(30 * time.Second):
+					w.fatalf("%s has made %d writes only", victim.cfg.Name, writes)
+				}
+				victim.crash()
+				w.net.Tap(nil)
+				time.Sleep(after)
+				victim.begin()
+				w.joined(5 * time.Minute)
+				if all := seen.end(); len(all) != 1 {
+					w.errorf("%d clusters have opened: %v", len(all), all)
+				}
+				took := time.Since(w.began)
+				w.recovers(2 * time.Minute)
+				w.t.Logf("%s crashed at write %d, back after %s; all joined after %s", victim.cfg.Name, step, after, took)
+			})
+		})
+	}
+}
+
+// More crashes than a first start in memory gets over: still no two holders, and whoever is left waiting says why.
+func TestVirtualFirstStartManyCrashes(t *testing.T) {
+	for _, n := range []int{3, 5} {
+		t.Run(fmt.Sprintf("%d members", n), func(t *testing.T) {
+			virtual(t, 8, func(w *world) {
+				w.add(n, restarts, func(m *member) { m.cfg.JoinTimeout, m.cfg.Voters = 10*time.Minute, n })
+				w.badNetwork()
+				for _, m := range w.members {
+					m.begin()
+				}
+				l := (&load{workers: 1, keys: 1, hold: 200 * time.Millisecond, calm: true}).begin(w)
+				for range 2 + w.rng.IntN(2*n) {
+					time.Sleep(time.Duration(w.rng.Int64N(int64(150 * time.Millisecond))))
+					m := w.members[w.rng.IntN(n)]
+					w.note("crash %s", m.cfg.Name)
+					m.crash()
+					pauseFor(w.rng, 100*time.Millisecond)
+					m.begin()
+				}
+				time.Sleep(3 * time.Minute)
+				ready, reasons := 0, 0
+				for _, m := range w.members {
+					if c := m.cluster(); c != nil && c.Status().Ready {
+						ready++
+						continue
+					}
+					m.joining.cancel()
+					<-m.joining.done
+					err := m.joining.err
+					w.note("%s: %v", m.cfg.Name, err)
+					if errors.Is(err, ErrNoQuorum) && strings.Contains(err.Error(), "seen ") {
+						reasons++
+					} else if c := m.cluster(); err != nil || c == nil || c.node.Waiting() == "" {
+						w.errorf("%s waits and does not say why: %v", m.cfg.Name, err)
+					}
+				}
+				l.end()
+				w.history.judge()
+				w.t.Logf("%d ready, %d say why they wait; %d grants", ready, reasons, w.history.count())
+			})
+		})
+	}
+}
