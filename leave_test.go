@@ -29,7 +29,7 @@ func TestLeaveOnContext(t *testing.T) {
 // Where the others are gone there is nobody to hand anything to: leaving takes no longer than it was given, whether locks are held or not.
 func TestLeaveOnSignalKeepsItsTime(t *testing.T) {
 	t.Parallel()
-	ms := newMembers(t, 3)
+	ms := newMembers(t, 3, func(_ int, c *Config) { c.SessionTTL = maxSessionTTL }) // it can't be waited for
 	ctx := testContext(t, 60*time.Second)
 	l := mustLock(t, ctx, ms.all[0], "k")
 	ms.crash(1)

@@ -234,7 +234,7 @@ func TestDo(t *testing.T) {
 			}
 			return under.Err()
 		})
-		if !errors.Is(err, context.Canceled) || errors.Is(err, ErrNotHeld) {
+		if err != context.Canceled { // the unlock has nothing to add: it waited for its commit all the same
 			t.Errorf("Do whose context was cancelled: %v", err)
 		}
 		free(t, "kept")
