@@ -172,6 +172,115 @@ func TestIsMsgpack(t *testing.T) {
 	}
 }
 
+// What a library writes in the shortest forms is what Writer writes, and what it writes in any other form Reader reads.
+func TestSameAsLibrary(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		u, i, b := rapid.Uint64().Draw(t, "u"), rapid.Int64().Draw(t, "i"), rapid.Bool().Draw(t, "b")
+		n := rapid.SampledFrom([]int{0, 1, 15, 16, 31, 32, 255, 256, math.MaxUint16, math.MaxUint16 + 1}).Draw(t, "n")
+		s := strings.Repeat("x", n)
+		w := NewWriter()
+		w.Array(n)
+		w.Uint(u)
+		w.Int(i)
+		w.Bool(b)
+		w.String(s)
+		w.Blob([]byte(s))
+
+		var lib bytes.Buffer
+		e := msgpack.NewEncoder(&lib)
+		must := func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		must(e.EncodeArrayLen(n))
+		must(e.EncodeUint(u))
+		must(e.EncodeInt(i))
+		must(e.EncodeBool(b))
+		must(e.EncodeString(s))
+		must(e.EncodeBytes([]byte(s)))
+		if !bytes.Equal(lib.Bytes(), w.Bytes()) {
+			t.Fatalf("%x; the library writes %x", w.Bytes(), lib.Bytes())
+		}
+
+		lib.Reset()
+		small := i % 100 // fits all forms
+		must(e.EncodeUint64(u))
+		must(e.EncodeInt64(i))
+		for _, signed := range []error{e.EncodeInt8(int8(small)), e.EncodeInt16(int16(small)), e.EncodeInt32(int32(small)), e.EncodeInt64(small)} {
+			must(signed)
+		}
+		must(e.EncodeUint32(uint32(u)))
+		must(e.EncodeInt32(7))
+		r := NewReader(lib.Bytes())
+		if gu, gi := r.Uint(), r.Int(); gu != u || gi != i {
+			t.Fatalf("%d %d came back as %d %d", u, i, gu, gi)
+		}
+		for range 4 {
+			if got := r.Int(); got != small {
+				t.Fatalf("%d came back as %d", small, got)
+			}
+		}
+		if gu, g7 := r.Uint(), r.Uint(); gu != uint64(uint32(u)) || g7 != 7 || r.End() != nil {
+			t.Fatalf("%d and 7 came back as %d and %d, %v", uint32(u), gu, g7, r.Err())
+		}
+	})
+}
+
+// Numbers out of range, values of another kind, and every value cut short are errors.
+func TestWrongValues(t *testing.T) {
+	numbers := NewWriter()
+	for _, v := range []int64{-1, -100, -1000, -100_000, math.MinInt64} {
+		numbers.Reset()
+		numbers.Int(v)
+		if r := NewReader(numbers.Bytes()); r.Uint() != 0 || !errors.Is(r.Err(), ErrMalformed) {
+			t.Errorf("%d is taken for an unsigned number: %v", v, r.Err())
+		}
+	}
+	numbers.Reset()
+	numbers.Uint(1 << 63)
+	if r := NewReader(numbers.Bytes()); r.Int() != 0 || !errors.Is(r.Err(), ErrMalformed) {
+		t.Errorf("2^63 is taken for a signed number: %v", r.Err())
+	}
+	reads := map[string]func(r *Reader){
+		"uint": func(r *Reader) { r.Uint() }, "int": func(r *Reader) { r.Int() }, "bool": func(r *Reader) { r.Bool() },
+		"array": func(r *Reader) { r.Array(1 << 30) }, "string": func(r *Reader) { _ = r.String(1 << 30) }, "blob": func(r *Reader) { r.Blob(1 << 30) },
+	}
+	kinds := map[string]string{"uint": "int", "int": "int", "bool": "bool", "array": "array", "string": "string", "blob": "string"}
+	for code := range 256 {
+		p := append([]byte{byte(code)}, make([]byte, 300)...)
+		for name, read := range reads {
+			r := NewReader(p)
+			read(r)
+			if want := kindOf(byte(code)) == kinds[name] && (name != "uint" || code < 0xe0); (r.Err() == nil) != want {
+				t.Errorf("code %#x as %s: %v", code, name, r.Err())
+			}
+			for n := range len(p) - r.Len() {
+				if cut := NewReader(p[:n]); r.Err() == nil {
+					if read(cut); !errors.Is(cut.Err(), ErrMalformed) {
+						t.Errorf("%x as %s: %v", p[:n], name, cut.Err())
+					}
+				}
+			}
+		}
+	}
+}
+
+// kindOf is what msgpack's specification says of a code; "" for what is not used here.
+func kindOf(code byte) string {
+	switch {
+	case code <= 0x7f, code >= 0xe0, code >= 0xcc && code <= 0xd3:
+		return "int"
+	case code == 0xc2, code == 0xc3:
+		return "bool"
+	case code >= 0x90 && code <= 0x9f, code == 0xdc, code == 0xdd:
+		return "array"
+	case code >= 0xa0 && code <= 0xbf, code >= 0xd9 && code <= 0xdb, code >= 0xc4 && code <= 0xc6:
+		return "string"
+	}
+	return ""
+}
+
 func TestParseUUID(t *testing.T) {
 	id := NewUUID()
 	if got, err := ParseUUID(id.String()); err != nil || got != id {
