@@ -702,3 +702,25 @@ func TestHandler(t *testing.T) {
 		t.Errorf("/readyz without a majority: %q", last.Body)
 	}
 }
+
+// Followers apply late; what any member reads is all the same what the leader has answered before, to whomever.
+func TestReadsSeeWhatWasAnswered(t *testing.T) {
+	t.Parallel()
+	ms := newMembers(t, 3)
+	ctx := testContext(t, 60*time.Second)
+	for i := range 30 {
+		a, b := ms.all[i%3], ms.all[(i+1)%3]
+		l := mustLock(t, ctx, a, "k")
+		wantHeld(t, ctx, b, l)
+		if infos, err := b.Locks(ctx, "k"); err != nil || len(infos) != 1 || infos[0].Holders[0].Fence != l.Fence() {
+			t.Fatalf("round %d: after Lock: %+v, %v", i, infos, err)
+		}
+		mustUnlock(t, ctx, l)
+		if err := b.CheckFence(ctx, "k", l.Fence()); !errors.Is(err, ErrStaleFence) {
+			t.Fatalf("round %d: after Unlock: %v", i, err)
+		}
+		if infos, err := b.Locks(ctx, ""); err != nil || len(infos) != 0 {
+			t.Fatalf("round %d: after Unlock: %+v, %v", i, infos, err)
+		}
+	}
+}

@@ -157,7 +157,7 @@ func (l *lead) propose(ctx context.Context, c raftfsm.Command) (raftfsm.Reply, e
 }
 
 // prove returns once an entry that was proposed after the call has committed: then this process led at some moment of the call, and its
-// state holds all that was committed before it. (raft.VerifyLeader proves neither; see HAZARDS in docs/architecture.md.)
+// state holds all that was committed before it. (raft.VerifyLeader proves neither: docs/hazards.md, 1 and 2.)
 func (l *lead) prove(ctx context.Context) error {
 	ch := make(chan error, 1)
 	l.batch.add(item{done: func(_ raftfsm.Reply, err error) { ch <- err }})
