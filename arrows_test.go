@@ -52,7 +52,7 @@ var knows = map[string][]string{
 	"github.com/hashicorp/memberlist":   {"internal/gossip"},
 	"github.com/hashicorp/go-hclog":     {"internal/hclogx", "internal/raftlog", "internal/node"},
 	"go.etcd.io/bbolt":                  {"internal/raftlog"},
-	"github.com/vmihailenco/msgpack/v5": {"internal/gossip"}, // it reads memberlist's own packets
+	"github.com/vmihailenco/msgpack/v5": {"internal/wire", "internal/gossip"}, // gossip reads memberlist's own packets
 	"github.com/google/btree":           {"raftfsm"},
 	"golang.org/x/sys/unix":             {"internal/clock", "internal/raftlog", "examples/demo"},
 	"golang.org/x/sys/windows":          {"internal/raftlog", "examples/demo"},

@@ -92,12 +92,6 @@ func DecodeOp(r *Reader) Op {
 
 // EncodeOps appends a list of ops.
 func EncodeOps(w *Writer, ops []Op) {
-	const most = 1 + 1 + 9 + 3 + 1 // of an op without its key
-	size := 5 + most*len(ops)
-	for i := range ops {
-		size += len(ops[i].Key)
-	}
-	w.Grow(size)
 	w.Array(len(ops))
 	for _, o := range ops {
 		o.Encode(w)
@@ -189,8 +183,6 @@ func DecodeOutcome(r *Reader) Outcome {
 
 // EncodeOutcomes appends a list.
 func EncodeOutcomes(w *Writer, outs []Outcome) {
-	const usual = 1 + 1 + 9 + 9 + 9 + 1 + 1 // of an outcome without a text
-	w.Grow(5 + usual*len(outs))
 	w.Array(len(outs))
 	for _, o := range outs {
 		o.Encode(w)
