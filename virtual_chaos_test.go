@@ -17,12 +17,11 @@ type trouble struct {
 
 // chaos makes faults of all kinds, some at the same time, until it is told to end.
 type chaos struct {
-	w        *world
-	faults   []trouble
-	crashes  bool // processes crash and come back, one at a time
-	restarts int
-	joining  chan struct{} // closed when the restart under way is over; nil when none is
-	counts   map[string]int
+	w       *world
+	faults  []trouble
+	crashes bool          // processes crash and come back, one at a time
+	joining chan struct{} // closed when the restart under way is over; nil when none is
+	counts  map[string]int
 }
 
 // run makes faults for d of virtual time, then mends them all.

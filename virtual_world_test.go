@@ -164,9 +164,6 @@ func (w *world) add(n int, opts ...func(*member)) {
 // restarts makes a member's restart prove its predecessor's death, as that of a process on a machine that runs on does.
 func restarts(m *member) { m.proof = wire.Proof{Boot: "boot of " + m.ip, NetNS: "net:[1]"} }
 
-// onDisk gives a member a directory.
-func onDisk(m *member) { m.cfg.DataDir = m.w.t.TempDir() }
-
 // start joins all members that don't run, at once, and waits for them.
 func (w *world) start() {
 	w.t.Helper()
@@ -300,14 +297,6 @@ func (w *world) others(m *member) []*member {
 		if o != m {
 			out = append(out, o)
 		}
-	}
-	return out
-}
-
-func ips(ms []*member) []string {
-	var out []string
-	for _, m := range ms {
-		out = append(out, m.ip)
 	}
 	return out
 }
