@@ -54,7 +54,7 @@ type group struct {
 	fsm       *raftfsm.FSM
 	raft      *raft.Raft
 	store     *raftlog.Guarded
-	transport raftlog.Transport
+	transport *gate
 	news      chan raft.Observation // another leader; drops when nobody listens, as LeaderCh merges: hints only
 
 	running atomic.Pointer[raft.Raft] // raft, for those who ask before it is started; nil until then
@@ -83,7 +83,7 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 		return nil, errors.Join(err, g.store.Close())
 	}
 	conf := raftConfig(cfg)
-	g.transport = raftlog.Vet(raft.NewNetworkTransportWithConfig(transportConfig(cfg)), g.openVotes)
+	g.transport = newGate(raftlog.Vet(raft.NewNetworkTransportWithConfig(transportConfig(cfg)), g.openVotes), g.leadsFor)
 	if bootstrap != nil {
 		err = g.store.Do(func() error { return raft.BootstrapCluster(conf, cache, g.store, snaps, g.transport, *bootstrap) })
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -184,6 +184,20 @@ func (g *group) configuration() (raft.Configuration, uint64, error) {
 	return f.Configuration(), f.Index(), nil
 }
 
+// leadsFor says that this server leads term, and that to belongs to the group.
+func (g *group) leadsFor(to raft.ServerID, term uint64) bool {
+	r := g.running.Load()
+	if r == nil || r.State() != raft.Leader || r.CurrentTerm() != term {
+		return false
+	}
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		if s.ID == to {
+			return true
+		}
+	}
+	return false
+}
+
 // leader is the server that leads as far as Raft knows here; zero for none.
 func (g *group) leader() wire.UUID {
 	_, id := g.raft.LeaderWithID()
@@ -249,6 +263,7 @@ func (g *group) shutdown() (err error) {
 		done := make(chan error, 1)
 		go func() { // ends with Raft's own goroutines
 			stopped := g.raft.Shutdown()
+			g.transport.release()
 			g.store.Release() // Raft's traffic is cut by now: nobody may wait for a disk that hangs
 			e := stopped.Error()
 			g.snapshots.Wait()
