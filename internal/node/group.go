@@ -184,10 +184,10 @@ func (g *group) configuration() (raft.Configuration, uint64, error) {
 	return f.Configuration(), f.Index(), nil
 }
 
-// leadsFor says that this server leads term, and that to belongs to the group.
+// leadsFor says that this server leads term, and that to is another one of the group.
 func (g *group) leadsFor(to raft.ServerID, term uint64) bool {
 	r := g.running.Load()
-	if r == nil || r.State() != raft.Leader || r.CurrentTerm() != term {
+	if r == nil || to == raft.ServerID(g.cfg.server.String()) || r.State() != raft.Leader || r.CurrentTerm() != term {
 		return false
 	}
 	for _, s := range r.GetConfiguration().Configuration().Servers {
