@@ -183,7 +183,7 @@ func TestVirtualChaos(t *testing.T) {
 		{5, true, []func(*member){restarts}},
 	} {
 		t.Run(fmt.Sprintf("%d members, crashes %v", size.members, size.crashes), func(t *testing.T) {
-			virtual(t, 5, func(w *world) {
+			virtual(t, 3, func(w *world) {
 				w.add(size.members, size.opts...)
 				w.startVoters(3)
 				l := (&load{workers: 3, keys: 3, hold: 100 * time.Millisecond}).begin(w)
