@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
 
 	"github.com/godistlock/distlock/internal/address"
 	"github.com/godistlock/distlock/internal/clock"
@@ -133,18 +134,59 @@ func isLoopback(a net.Addr) bool {
 // seeds asks Peers and Discover for addresses to gossip with. What fails is an error beside what was found: some addresses are better than
 // none.
 func seeds(s *settings) func(context.Context) ([]string, error) {
+	var d *discovery
+	if s.Discover != nil {
+		d = &discovery{ask: s.Discover}
+	}
 	return func(ctx context.Context) ([]string, error) {
 		peers := s.Peers
 		var found []string
 		var derr error
-		if s.Discover != nil {
-			if found, derr = s.Discover(ctx); derr != nil {
+		if d != nil {
+			if found, derr = d.found(ctx); derr != nil {
 				derr = fmt.Errorf("Config.Discover: %w", derr)
 			}
 			peers = append(append([]string(nil), peers...), found...)
 		}
 		addrs, err := discover.Resolve(ctx, peers, nil)
 		return addrs, errors.Join(derr, err)
+	}
+}
+
+// discovery asks Config.Discover, once at a time: it is the user's code, and may not come back when its context ends.
+type discovery struct {
+	ask func(context.Context) ([]string, error)
+
+	mu      sync.Mutex      // guards pending
+	pending chan discovered // cap 1; nil while nothing is asked
+}
+
+type discovered struct {
+	peers []string
+	err   error
+}
+
+// found waits for an answer until ctx ends. A call that has not come back by then is waited for the next time.
+func (d *discovery) found(ctx context.Context) ([]string, error) {
+	d.mu.Lock()
+	if d.pending == nil {
+		answer := make(chan discovered, 1)
+		d.pending = answer
+		go func() { // ends when the user's code does; nobody can make it
+			peers, err := d.ask(ctx)
+			answer <- discovered{peers, err}
+		}()
+	}
+	answer := d.pending
+	d.mu.Unlock()
+	select {
+	case a := <-answer:
+		d.mu.Lock()
+		d.pending = nil
+		d.mu.Unlock()
+		return a.peers, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("it has not come back: %w", ctx.Err())
 	}
 }
 

@@ -19,6 +19,7 @@ type opened struct {
 	mu       sync.Mutex // guards clusters
 	clusters map[wire.UUID]string
 	stop     chan struct{}
+	once     sync.Once
 	done     chan struct{}
 }
 
@@ -51,7 +52,7 @@ func (w *world) watchOpened() *opened {
 }
 
 func (o *opened) end() map[wire.UUID]string {
-	close(o.stop)
+	o.once.Do(func() { close(o.stop) })
 	<-o.done
 	return o.clusters
 }
@@ -106,6 +107,7 @@ func TestVirtualFirstStart(t *testing.T) {
 				w.add(n, restarts, func(m *member) { m.cfg.JoinTimeout = 10 * time.Minute })
 				w.badNetwork()
 				seen := w.watchOpened()
+				defer seen.end()
 				type event struct {
 					at time.Duration
 					do func()
@@ -190,6 +192,7 @@ func TestVirtualFirstStartCrashAtEveryStep(t *testing.T) {
 					return 0, simnet.Deliver
 				})
 				seen := w.watchOpened()
+				defer seen.end()
 				for _, i := range w.rng.Perm(3) {
 					w.members[i].begin()
 				}

@@ -13,8 +13,7 @@ import (
 type bound struct {
 	at       time.Duration // since when
 	news     Led           // the last
-	everLed  bool          // there was a leader since
-	ledAt    time.Duration // when there last was one
+	ledAt    time.Duration // when there last was a leader, at first the same as at
 	openAt   time.Duration // when another was last seen that has known it open
 	refused  []wire.UUID   // founding voters that will never act in it
 	kept     bool          // the log has entries: it is too late to give up
@@ -38,7 +37,7 @@ func (m *Machine) led(ev Led) {
 	}
 	b.news = ev
 	if ev.Leader {
-		b.everLed, b.ledAt = true, m.now
+		b.ledAt = m.now
 	}
 	if ev.Dissolved && b.dissolved < 0 {
 		b.dissolved = m.now
@@ -79,7 +78,7 @@ func (m *Machine) driveGuest() {
 func (m *Machine) driveBound() {
 	b, cluster := &m.bound, m.s.Cluster
 	if m.hasLeader() {
-		b.everLed, b.ledAt = true, m.now
+		b.ledAt = m.now
 	}
 	if open, ok := m.openCluster(); ok && open != cluster && !m.seenOpen(cluster) {
 		m.leave("another has opened")
@@ -181,15 +180,15 @@ func (m *Machine) breakTie() {
 	}
 }
 
-// giveUp looks whether a cluster may be left that this process has not confirmed. It may when it never had a leader and Raft has stored
-// nothing of it here.
+// giveUp looks whether a cluster may be left that this process has not confirmed. It may when nobody leads it and Raft has stored nothing of it
+// here: then no entry of it ever counted on this server, not even if it once had a leader, which may have died before it sent the first.
 func (m *Machine) giveUp() {
 	b := &m.bound
 	if !m.s.Confirmed && !b.stopping && m.deserted() {
 		m.leave("it lost its leader, and of all who are seen nobody else belongs to it")
 		return
 	}
-	if b.everLed || b.kept || b.stopping || m.s.Confirmed || m.now-b.at < m.t.GiveUp {
+	if b.kept || b.stopping || m.s.Confirmed || m.now-b.ledAt < m.t.GiveUp {
 		return
 	}
 	for _, p := range m.peers {
@@ -218,7 +217,7 @@ func (m *Machine) stopped(ev Stopped) {
 	}
 	b.stopping = false
 	if ev.Empty && !m.seenOpen(ev.Cluster) {
-		m.leave("it never had a leader")
+		m.leave("nobody leads it, and nothing of it was ever stored here")
 		return
 	}
 	b.kept, b.ledAt = true, m.now // Raft has its time again to find a leader

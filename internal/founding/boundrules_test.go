@@ -177,6 +177,23 @@ func TestGivesUpWhatNeverLed(t *testing.T) {
 	}
 }
 
+// A leader that dies after its first heartbeat and before its first entry leaves voters that have heard of it and stored nothing.
+func TestGivesUpWhatLedAndStoredNothing(t *testing.T) {
+	m, x := bound3(t)
+	m.Step(0, Led{Cluster: x.Cluster, Leader: true})
+	if acts := pass(m, time.Second, 10*time.Second); has[StopRaft](acts) {
+		t.Fatal("given up while it is led")
+	}
+	m.Step(10*time.Second, Led{Cluster: x.Cluster})
+	if acts := pass(m, 10*time.Second, 24*time.Second); has[StopRaft](acts) {
+		t.Fatal("too early")
+	}
+	find[StopRaft](t, pass(m, 24*time.Second, 26*time.Second))
+	if acts := m.Step(26*time.Second, Stopped{Cluster: x.Cluster, Empty: true}); !find[StopRaft](t, acts).Wipe || !m.Cluster().IsZero() {
+		t.Fatalf("stays: %+v", acts)
+	}
+}
+
 func TestLeavesADesertedClusterInMemory(t *testing.T) {
 	for name, c := range map[string]struct {
 		durable bool
@@ -192,7 +209,9 @@ func TestLeavesADesertedClusterInMemory(t *testing.T) {
 		m.Step(0, Led{Cluster: x.Cluster, Leader: true})
 		m.Step(time.Second, Led{Cluster: x.Cluster})
 		m.Step(time.Second, c.peers)
-		acts := pass(m, time.Second, 32*time.Second)
+		pass(m, time.Second, 16*time.Second)
+		m.Step(16*time.Second, Stopped{Cluster: x.Cluster}) // it looked whether its log is empty, which it is not
+		acts := pass(m, 16*time.Second, 48*time.Second)
 		if left := m.Cluster() != x.Cluster; left != c.want {
 			t.Errorf("%s: left %v: %+v", name, left, acts)
 		}

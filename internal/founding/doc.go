@@ -20,7 +20,7 @@
 //     cluster with a lesser UUID stands beside its own, neither having enough confirmers.
 //   - Who leaves a cluster wipes its log and takes a new server UUID, and a server that has refused a cluster never acts in it: so
 //     no voter ever comes back without its log.
-//   - Who has not confirmed may leave a cluster that never had a leader when its log has no entry (giveUp), and, in memory, one that is
+//   - Who has not confirmed may leave a cluster that nobody leads when its log has no entry (giveUp), and, in memory, one that is
 //     deserted (deserted). Who has confirmed leaves only what is proven dead.
 //
 // # What is promised

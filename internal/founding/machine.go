@@ -20,7 +20,7 @@ type Timeouts struct {
 	WithdrawDead time.Duration // after which an acceptance is withdrawn whose inviter is not seen alive
 	Withdraw     time.Duration // after which any acceptance is
 	Leaderless   time.Duration // after which a bound process asks the others what became of its cluster
-	GiveUp       time.Duration // after which a bound process whose cluster never had a leader looks whether it may leave
+	GiveUp       time.Duration // after which a bound process whose cluster has no leader looks whether it may leave
 	Guest        time.Duration // after which a guest leaves a cluster that nobody who is seen has known open
 	Tie          time.Duration // how long two led clusters look at each other before the one with the greater UUID ends itself
 	Shun         time.Duration // for which a process that did not answer is left out, where there are enough without it

@@ -75,10 +75,15 @@ func (s *sim) tickGroup(g *simGroup) {
 			g.leader = nil
 		}
 	}
-	if g.leader == nil {
-		s.elect(g, majority)
-	}
 	var told []*proc
+	if g.leader == nil {
+		if s.elect(g, majority); g.leader != nil && !s.calm && s.chance(s.plan.commitFault) {
+			told = s.reach(g, g.leader) // its first heartbeat is all that they hear of it
+			s.strike(g.leader)
+			s.tell(g, slices.DeleteFunc(told, func(p *proc) bool { return !p.runs() }))
+			return
+		}
+	}
 	if g.leader != nil {
 		before := len(g.committed)
 		told = s.replicate(g, majority)
