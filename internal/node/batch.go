@@ -21,6 +21,15 @@ type item struct {
 	done func(raftfsm.Reply, error)
 }
 
+// cost is what it counts for in an entry: its operations, and a command without any as one, so that thousands of sessions that are created
+// at once make no entry beyond raftfsm.MaxEntry, which no member could read.
+func (it item) cost() int {
+	if it.cmd == nil {
+		return 0
+	}
+	return max(1, it.size)
+}
+
 // batcher gathers all that comes while entries are in flight into the next one. It drains greedily, with no timer: under light load an
 // item goes at once and alone, under heavy load entries grow.
 type batcher struct {
@@ -99,8 +108,8 @@ func (b *batcher) take() []item {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n, ops := 0, 0
-	for n < len(b.waiting) && n < raftfsm.MaxCommands && (ops == 0 || ops+b.waiting[n].size <= maxBatchOps) {
-		ops += b.waiting[n].size
+	for n < len(b.waiting) && n < raftfsm.MaxCommands && (ops == 0 || ops+b.waiting[n].cost() <= maxBatchOps) {
+		ops += b.waiting[n].cost()
 		n++
 	}
 	items := b.waiting[:n:n]
