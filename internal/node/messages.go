@@ -94,7 +94,6 @@ type QueryKind uint8
 const (
 	QueryGrant QueryKind = 1
 	QueryLocks QueryKind = 2
-	QueryStats QueryKind = 3
 )
 
 func (q Query) encode() []byte {

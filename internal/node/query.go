@@ -67,7 +67,6 @@ func (n *Node) askLeader(ctx context.Context, local func(context.Context, *lead)
 type Answer struct {
 	Found bool // QueryGrant
 	Fence uint64
-	Stats raftfsm.Counters
 	Locks []raftfsm.LockInfo
 	Page  uint64 // QueryLocks: more follow on this held view; 0: that was all
 }
@@ -126,8 +125,6 @@ func (p *pages) answer(ctx context.Context, l *lead, q Query) (Answer, error) {
 	case QueryGrant:
 		g, ok := v.Grant(q.Key)
 		return Answer{Found: ok && !g.Revoked, Fence: g.Fence}, nil
-	case QueryStats:
-		return Answer{Stats: v.Counters()}, nil
 	case QueryLocks:
 		return listPage(v, q, func() uint64 { return p.hold(v) }), nil
 	}
@@ -170,10 +167,9 @@ func lockSize(k raftfsm.LockInfo) int {
 
 func (a Answer) encode() []byte {
 	w := wire.NewWriter()
-	w.Array(5)
+	w.Array(4)
 	w.Bool(a.Found)
 	w.Uint(a.Fence)
-	encodeCounters(w, a.Stats)
 	w.Uint(a.Page)
 	w.Array(len(a.Locks))
 	for _, k := range a.Locks {
@@ -184,10 +180,10 @@ func (a Answer) encode() []byte {
 
 func decodeAnswer(body []byte) (Answer, error) {
 	r := wire.NewReader(body)
-	if n := r.Array(5); n != 5 {
+	if n := r.Array(4); n != 4 {
 		r.Fail("answer with %d fields", n)
 	}
-	a := Answer{Found: r.Bool(), Fence: r.Uint(), Stats: decodeCounters(r), Page: r.Uint()}
+	a := Answer{Found: r.Bool(), Fence: r.Uint(), Page: r.Uint()}
 	for range r.Array(wire.MaxFrame) {
 		k := decodeLock(r)
 		if r.Err() != nil {
@@ -242,23 +238,4 @@ func decodeLock(r *wire.Reader) raftfsm.LockInfo {
 		k.Waiters = append(k.Waiters, x)
 	}
 	return k
-}
-
-func encodeCounters(w *wire.Writer, c raftfsm.Counters) {
-	w.Array(8)
-	for _, v := range []uint64{
-		uint64(c.Keys), uint64(c.Holders), uint64(c.Waiters), uint64(c.Sessions), c.Grants, c.Releases, c.Expirations, c.LastFence,
-	} {
-		w.Uint(v)
-	}
-}
-
-func decodeCounters(r *wire.Reader) raftfsm.Counters {
-	if n := r.Array(8); n != 8 {
-		r.Fail("counters with %d fields", n)
-	}
-	return raftfsm.Counters{
-		Keys: int(r.Uint()), Holders: int(r.Uint()), Waiters: int(r.Uint()), Sessions: int(r.Uint()),
-		Grants: r.Uint(), Releases: r.Uint(), Expirations: r.Uint(), LastFence: r.Uint(),
-	}
 }
