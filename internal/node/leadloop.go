@@ -53,7 +53,7 @@ func (n *Node) leadLoop() {
 		n.followRaft(n.group.Load())
 		if leader, _ := n.leaderHint(); leader != known {
 			known = leader
-			n.gossip.Update(n.meta())
+			n.announcer.announce()
 			n.notify()
 		}
 	}
@@ -87,7 +87,7 @@ func (n *Node) endLead() {
 	}
 	l.end()
 	n.lead.Store(nil)
-	n.gossip.Update(n.meta())
+	n.announcer.announce()
 	n.notify()
 }
 
@@ -100,7 +100,7 @@ func (n *Node) beginLead(g *group) {
 			return
 		}
 		n.logger.Info("this process leads", "member", n.cfg.Name, "term", l.term)
-		n.gossip.Update(n.meta())
+		n.announcer.announce()
 		n.notify()
 		n.steward(l)
 	})

@@ -71,7 +71,7 @@ func (n *Node) settle(cluster wire.UUID, open bool) {
 	n.mu.Lock()
 	n.ident.Cluster, n.open = cluster, open
 	n.mu.Unlock()
-	n.gossip.Update(n.meta())
+	n.announcer.announce()
 	n.notify()
 }
 

@@ -52,6 +52,9 @@ type Node struct {
 	mux    *mux.Mux
 	gossip *gossip.Gossip
 	life   *life
+
+	announcer *announcer
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // all goroutines of this package but a group's own
@@ -112,6 +115,7 @@ func Start(cfg Config) (*Node, error) {
 		n.cancel()
 		return nil, errors.Join(err, cfg.Packets.Close(), n.mux.Close())
 	}
+	n.announcer = newAnnouncer(n.meta, n.gossip.Update)
 	n.life = newLife(n, saved)
 	n.wg.Go(n.acceptCalls) // all three end with ctx
 	n.wg.Go(n.life.run)

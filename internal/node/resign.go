@@ -28,7 +28,7 @@ func (n *Node) Resign(ctx context.Context) error {
 	if n.resigned.Swap(true) {
 		return nil
 	}
-	n.gossip.Update(n.meta())
+	n.announcer.announce()
 	err := n.giveUpSeat(ctx)
 	if gerr := n.gossip.Leave(gossipPatience); gerr != nil {
 		n.logger.Info("the others find out by themselves that this process left", "error", gerr)

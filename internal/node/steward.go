@@ -85,7 +85,7 @@ func (n *Node) tend(l *lead) error {
 	select {
 	case err := <-answered:
 		if err == nil {
-			n.gossip.Update(n.meta())
+			n.announcer.announce()
 			n.notify()
 		}
 		return err
