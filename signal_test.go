@@ -90,14 +90,15 @@ func wait(ctx context.Context) error {
 	return errors.New("the signal did not end the process")
 }
 
-// listening waits until signals are caught, or no more: there is no other way to see that from outside.
+// listening waits until signals are caught, or no more: there is no other way to see that from outside. The goroutine is started once
+// they are.
 func listening(ctx context.Context, want bool) error {
 	for ctx.Err() == nil {
 		var b bytes.Buffer
 		if err := pprof.Lookup("goroutine").WriteTo(&b, 1); err != nil {
 			return err
 		}
-		if strings.Contains(b.String(), "signal.NotifyContext") == want {
+		if strings.Contains(b.String(), "signal.NotifyContext.func1") == want {
 			return nil
 		}
 		waitABit(ctx)
