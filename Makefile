@@ -20,8 +20,8 @@ vet: ## go vet for Linux, macOS and Windows
 format: ## rewrite the code as gofmt wants it
 	gofmt -w .
 
-fuzz: ## every fuzz target for a minute each (FUZZTIME=… for another time)
-	FUZZTIME=$${FUZZTIME:-1m} .ci/run fuzz
+fuzz: ## every fuzz target with 200,000 inputs each, a minute or two (FUZZTIME=…x for so many)
+	FUZZTIME=$${FUZZTIME:-200000x} .ci/run fuzz
 
 chaos: ## long runs under load and faults: real processes that are killed and paused, then clusters in virtual time (DISTLOCK_SEEDS=… for so many)
 	DISTLOCK_CHAOS=1 go test -v -count=1 -timeout 2h ./internal/proctest
