@@ -97,7 +97,7 @@ func TestStoreThatFailsOnOneOfThree(t *testing.T) {
 			ms := newMembersIn(t, 3, func(i int) surroundings {
 				disks[i] = &disk{}
 				return disks[i].under(machine())
-			}, durable(t), func(_ int, c *Config) { c.SessionTTL = minSessionTTL })
+			}, durable(t), func(_ int, c *Config) { c.SessionTTL = 6 * time.Second }) // the lock has to end by the disk, not by a busy machine
 			ctx := testContext(t, 60*time.Second)
 			i := ms.leader(ctx)
 			if who == "follower" {
