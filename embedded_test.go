@@ -219,7 +219,7 @@ func TestPanicOfOneOfThree(t *testing.T) {
 				}
 			}})
 		}, func(_ int, c *Config) {
-			c.SessionTTL = minSessionTTL
+			c.SessionTTL = 6 * time.Second // as above
 			tr.of(*c)
 		})
 		ctx := testContext(t, 60*time.Second)
