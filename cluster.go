@@ -17,6 +17,7 @@ import (
 	"github.com/godistlock/distlock/internal/node"
 	"github.com/godistlock/distlock/internal/session"
 	"github.com/godistlock/distlock/internal/wire"
+	"github.com/godistlock/distlock/raftfsm"
 )
 
 // Join discovers peers by gossip, boots or joins the in-process Raft group and returns once this process can take locks (a leader
@@ -340,14 +341,7 @@ func (c *Cluster) Locks(ctx context.Context, prefix string) ([]LockInfo, error) 
 			return nil, err
 		}
 		for _, k := range a.Locks {
-			info := LockInfo{Key: k.Key, Mode: Exclusive}
-			for _, h := range k.Holders {
-				info.Holders = append(info.Holders, Holder{Member: h.Member, Fence: Fence(h.Fence), Weight: 1, Since: time.UnixMicro(h.Since)})
-			}
-			for _, w := range k.Waiters {
-				info.Waiters = append(info.Waiters, Waiter{Member: w.Member, Since: time.UnixMicro(w.Since)})
-			}
-			out = append(out, info)
+			out = append(out, lockInfo(k))
 		}
 		if a.Page == 0 {
 			return out, nil
@@ -355,6 +349,22 @@ func (c *Cluster) Locks(ctx context.Context, prefix string) ([]LockInfo, error) 
 		q.Page, q.After = a.Page, a.Locks[len(a.Locks)-1].Key
 	}
 }
+
+func lockInfo(k raftfsm.LockInfo) LockInfo {
+	info := LockInfo{Key: k.Key, Mode: modes[k.Mode], Limit: int(k.Limit)}
+	for _, h := range k.Holders {
+		info.Holders = append(info.Holders, Holder{
+			Member: h.Member, Fence: Fence(h.Fence), Weight: int(max(h.Weight, 1)), Since: time.UnixMicro(h.Since), Detached: h.Detached,
+			Value: h.Value, Caller: h.Where,
+		})
+	}
+	for _, w := range k.Waiters {
+		info.Waiters = append(info.Waiters, Waiter{Member: w.Member, Since: time.UnixMicro(w.Since)})
+	}
+	return info
+}
+
+var modes = map[wire.Mode]Mode{wire.Exclusive: Exclusive, wire.Shared: SharedMode, wire.Units: LimitMode}
 
 func (c *Cluster) query(ctx context.Context, what string, q node.Query) (node.Answer, error) {
 	if err := c.usable(); err != nil {
@@ -370,9 +380,17 @@ func (c *Cluster) query(ctx context.Context, what string, q node.Query) (node.An
 	return a, nil
 }
 
-// Stats counts, linearizably. Not built yet: its error matches errors.ErrUnsupported.
+// Stats counts, as of one moment after the call began: the leader commits an entry first.
 func (c *Cluster) Stats(ctx context.Context) (Stats, error) {
-	return Stats{}, c.stillUnsupported("Stats")
+	a, err := c.query(ctx, "stats", node.Query{Kind: node.QueryStats})
+	if err != nil {
+		return Stats{}, err
+	}
+	n := a.Stats
+	return Stats{
+		Keys: n.Keys, Holders: n.Holders, Waiters: n.Waiters, Sessions: n.Sessions,
+		Grants: n.Grants, Releases: n.Releases, Expirations: n.Expirations, LastFence: Fence(n.LastFence),
+	}, nil
 }
 
 // CheckFence answers ErrStaleFence unless that very grant of that key is held now. It goes through the log.
@@ -386,13 +404,14 @@ func (c *Cluster) CheckFence(ctx context.Context, key string, fence Fence) error
 	if fence == 0 {
 		return fmt.Errorf("%w fence 0 of %q: no grant has it", ErrInvalid, key)
 	}
-	a, err := c.query(ctx, "check fence", node.Query{Kind: node.QueryGrant, Key: key})
+	a, err := c.query(ctx, "check fence", node.Query{Kind: node.QueryGrant, Key: key, Page: uint64(fence)})
 	switch {
 	case err != nil:
 		return err
-	case !a.Found:
-		return fmt.Errorf("fence %d of %q: %w: the key is not held", fence, key, ErrStaleFence)
-	case a.Fence != uint64(fence):
+	case a.Found && a.Fence == uint64(fence):
+	case a.Fence == 0 || a.Fence == uint64(fence):
+		return fmt.Errorf("fence %d of %q: %w: the grant is not held any more", fence, key, ErrStaleFence)
+	default:
 		return fmt.Errorf("fence %d of %q: %w: the grant held now has fence %d", fence, key, ErrStaleFence, a.Fence)
 	}
 	return nil
@@ -447,19 +466,70 @@ const (
 	Left    State = "left"
 )
 
-// Release ends a lock taken elsewhere, by its handle. Not built yet: its error matches errors.ErrUnsupported.
-func (c *Cluster) Release(ctx context.Context, h Handle) error { return c.stillUnsupported("Release") }
-
-// Adopt makes a lock taken elsewhere this process's own, with the same fence. Not built yet: its error matches
-// errors.ErrUnsupported.
-func (c *Cluster) Adopt(ctx context.Context, h Handle) (*Lock, error) {
-	return nil, c.stillUnsupported("Adopt")
+// Release ends a lock taken elsewhere, by its handle, also when the process that took it is gone. It returns once the holder has closed Done
+// (with ErrUnlocked), or its session has ended. A handle whose grant is gone is ErrNotHeld. When ctx ends first, or the session is lost, the
+// outcome is unknown.
+func (c *Cluster) Release(ctx context.Context, h Handle) error {
+	if err := c.usable(); err != nil {
+		return err
+	}
+	w, err := h.parse()
+	if err != nil {
+		return fmt.Errorf("release: %w", err)
+	}
+	return c.sessions.Release(ctx, w)
 }
 
-// Watch tells what happens to keys that begin with prefix. The channel is closed with ctx or with the Cluster. For a gap-free view:
-// Watch first, then Locks. Not built yet: its error matches errors.ErrUnsupported.
+// Adopt makes a lock taken elsewhere this process's own, with the same fence and handle; its TTL starts anew, and a detached one becomes an
+// ordinary lock of this process. It returns once the old holder has closed Done (with ErrMoved), or its session has ended. A handle whose
+// grant is gone is ErrNotHeld. When ctx ends first, a grant that had moved here already is released.
+func (c *Cluster) Adopt(ctx context.Context, h Handle) (*Lock, error) {
+	if err := c.usable(); err != nil {
+		return nil, err
+	}
+	w, err := h.parse()
+	if err != nil {
+		return nil, fmt.Errorf("adopt: %w", err)
+	}
+	grant, err := c.sessions.Adopt(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	return &Lock{cluster: c, grant: grant}, nil
+}
+
+// Watch tells what happens to keys that begin with prefix, in commit order. It returns once all that is committed from then on will be told. The
+// channel is closed with ctx or with the Cluster. A reader that is too slow does not hold up the cluster: in the place of what it lost it gets
+// one event "missed" (no key), and so it does when the leader changed, which may have hidden some. For a gap-free view: Watch first, then
+// Locks, and Locks again after a "missed".
 func (c *Cluster) Watch(ctx context.Context, prefix string) (<-chan Event, error) {
-	return nil, c.stillUnsupported("Watch")
+	if err := c.usable(); err != nil {
+		return nil, err
+	}
+	if len(prefix) > wire.MaxKey {
+		return nil, fmt.Errorf("watch: %w: a prefix of %d bytes; at most %d", ErrLimit, len(prefix), wire.MaxKey)
+	}
+	in, err := c.node.Watch(ctx, prefix)
+	if err != nil {
+		if uerr := c.usable(); uerr != nil {
+			return nil, uerr
+		}
+		return nil, fmt.Errorf("distlock: watch: %w", err)
+	}
+	out := make(chan Event)
+	c.watch(func() { // ends with ctx or with the Cluster, which end in
+		defer close(out)
+		for e := range in {
+			select {
+			case out <- Event{
+				Type: EventType(e.Type), Index: e.Index, Key: e.Key, Member: e.Member, Fence: Fence(e.Fence), Time: e.Time,
+			}:
+			case <-ctx.Done():
+			case <-c.stopping:
+			}
+		}
+	})
+	return out, nil
 }
 
 // Backup writes the cluster's state. Not built yet: its error matches errors.ErrUnsupported.
@@ -500,6 +570,7 @@ type Holder struct {
 	Since    time.Time // the leader's wall clock at the grant; for people, never for decisions
 	Detached bool
 	Value    []byte
+	Caller   string // file and line of the call that took it, if the option Caller asked for it
 }
 
 // Waiter waits for a grant of a key.

@@ -374,7 +374,7 @@ func TestErrorsNameTheKey(t *testing.T) {
 	_, waited := b.Lock(short, key)
 	_, try := b.TryLock(ctx, key)
 	_, again := a.Lock(l.Context(ctx), key)
-	_, option := a.Lock(ctx, key, Shared())
+	_, option := a.Lock(ctx, key, Limit(3))
 	_, nonsense := a.Lock(ctx, key, TTL(-1))
 	mustUnlock(t, ctx, l)
 	for what, err := range map[string]error{
@@ -407,45 +407,18 @@ func TestKeysThatAreNoKeys(t *testing.T) {
 	}
 }
 
-// What is declared and not built says so by name, also with options; after Close it says ErrClosed as all do.
+// What is declared and not built says so by name; after Close it says ErrClosed as all do.
 func TestNotBuiltYet(t *testing.T) {
 	t.Parallel()
 	ctx, c := alone(t, machine())
 	l := mustLock(t, ctx, c, "k")
-	lockWith := func(o ...LockOption) func() error {
-		return func() error { _, err := c.Lock(ctx, "free", o...); return err }
-	}
 	calls := map[string]func() error{
-		"Stats":    func() error { _, err := c.Stats(ctx); return err },
-		"Release":  func() error { return c.Release(ctx, l.Handle()) },
-		"Adopt":    func() error { _, err := c.Adopt(ctx, l.Handle()); return err },
-		"Watch":    func() error { _, err := c.Watch(ctx, ""); return err },
-		"Backup":   func() error { return c.Backup(ctx, nil) },
-		"Restore":  func() error { return c.Restore(ctx, nil) },
-		"Reform":   func() error { return c.Reform(ctx) },
-		"LockAll":  func() error { _, err := c.LockAll(ctx, []string{"a", "b"}); return err },
-		"Shared":   lockWith(Shared()),
-		"Limit":    lockWith(Limit(3)),
-		"Weight":   lockWith(Limit(3), Weight(2)),
-		"TTL":      lockWith(TTL(time.Minute)),
-		"Detached": lockWith(Detached(time.Minute)),
-		"Cooldown": lockWith(Cooldown(time.Minute)),
-		"Value":    lockWith(Value([]byte("v"))),
+		"Backup":  func() error { return c.Backup(ctx, nil) },
+		"Restore": func() error { return c.Restore(ctx, nil) },
+		"Reform":  func() error { return c.Reform(ctx) },
 	}
 	for name, call := range calls {
 		wantFaults(t, name, call(), errors.ErrUnsupported, name)
-	}
-	for name, call := range map[string]func() error{
-		"Extend":    func() error { return l.Extend(ctx, time.Minute) },
-		"Downgrade": func() error { return l.Downgrade(ctx) },
-		"Do":        func() error { return c.Do(ctx, "free", nil, Shared()) },
-		"TryLock":   func() error { _, err := c.TryLock(ctx, "free", Shared()); return err },
-	} {
-		feature := name
-		if name == "Do" || name == "TryLock" {
-			feature = "Shared"
-		}
-		wantFaults(t, name, call(), errors.ErrUnsupported, feature)
 	}
 	wantHeld(t, ctx, c, l)
 	if infos, err := c.Locks(ctx, ""); err != nil || len(infos) != 1 {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/godistlock/distlock/internal/address"
 	"github.com/godistlock/distlock/internal/fault"
 	"github.com/godistlock/distlock/internal/lockerr"
+	"github.com/godistlock/distlock/internal/session"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -261,10 +264,8 @@ func (s *settings) checkSecrets(f *fault.List) {
 	}
 }
 
-// LockOption changes what one request asks for. A nil LockOption is ErrInvalid.
-//
-// None is built yet: a request with an option that makes sense answers an error that matches errors.ErrUnsupported and names it;
-// one that makes none answers ErrInvalid (or ErrLimit) already.
+// LockOption changes what one request asks for. A nil LockOption is ErrInvalid, as is what makes no sense, alone or together. While a process
+// of the cluster is too old to know of an option, a request with it answers an error that matches errors.ErrUnsupported and names that process.
 type LockOption func(*lockOptions)
 
 // lockOptions are what LockOptions say; zero is "not given".
@@ -276,6 +277,7 @@ type lockOptions struct {
 	detached time.Duration
 	cooldown time.Duration
 	value    []byte
+	caller   bool
 	faults   fault.List
 }
 
@@ -346,6 +348,10 @@ func Value(b []byte) LockOption {
 	}
 }
 
+// Caller records where in the code the lock was taken (file and line of the call), which Locks and the errors of those who wait for the
+// key show.
+func Caller() LockOption { return func(o *lockOptions) { o.caller = true } }
+
 func checkUnits(f *fault.List, option string, n int) {
 	switch {
 	case n < 1:
@@ -364,8 +370,7 @@ func checkTime(f *fault.List, option string, d, least time.Duration) {
 	}
 }
 
-// buildLockOptions applies opts. Its error has all that is wrong, matching ErrInvalid or ErrLimit; if nothing is, what is not built
-// yet, matching errors.ErrUnsupported.
+// buildLockOptions applies opts. Its error has all that is wrong, matching ErrInvalid or ErrLimit.
 func buildLockOptions(opts []LockOption) (lockOptions, error) {
 	var o lockOptions
 	for i, opt := range opts {
@@ -379,9 +384,6 @@ func buildLockOptions(opts []LockOption) (lockOptions, error) {
 	if err := o.faults.Err(); err != nil {
 		return lockOptions{}, err
 	}
-	if missing := o.features(); len(missing) > 0 {
-		return lockOptions{}, unsupported(strings.Join(missing, ", "))
-	}
 	return o, nil
 }
 
@@ -392,32 +394,46 @@ func (o *lockOptions) checkTogether() {
 	if o.weight > 0 && o.limit == 0 {
 		o.faults.Invalid("Weight", o.weight, "it counts units of a Limit, and there is none; add Limit")
 	}
+	if o.detached > 0 && o.ttl > 0 {
+		o.faults.Invalid("TTL", o.ttl, "a Detached lock has a time already; use one of them")
+	}
 	if o.limit > 0 && o.weight > o.limit {
 		o.faults.Invalid("Weight", o.weight, "it could never be granted under Limit %d; use at most that", o.limit)
 	}
 }
 
-// features names the given options.
-func (o *lockOptions) features() []string {
-	var names []string
-	for _, f := range []struct {
-		name  string
-		given bool
-	}{
-		{"Shared", o.shared},
-		{"Limit", o.limit != 0},
-		{"Weight", o.weight != 0},
-		{"TTL", o.ttl != 0},
-		{"Detached", o.detached != 0},
-		{"Cooldown", o.cooldown != 0},
-		{"Value", len(o.value) != 0},
-	} {
-		if f.given {
-			names = append(names, f.name)
+// request is what o asks for.
+func (o *lockOptions) request() session.Request {
+	r := session.Request{TTL: o.ttl, Cooldown: o.cooldown, Detached: o.detached, Value: o.value}
+	switch {
+	case o.shared:
+		r.Mode = wire.Shared
+	case o.limit > 0:
+		r.Mode, r.Limit, r.Weight = wire.Units, uint32(o.limit), uint32(max(o.weight, 1))
+	}
+	if o.caller {
+		r.Where = callerOfPackage()
+	}
+	return r
+}
+
+// callerOfPackage is the file, with its folder, and the line that called this package.
+func callerOfPackage() string {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, packagePath+".") || strings.HasSuffix(f.File, "_test.go") {
+			where := fmt.Sprintf("%s/%s:%d", filepath.Base(filepath.Dir(f.File)), filepath.Base(f.File), f.Line)
+			return where[max(0, len(where)-wire.MaxWhere):]
+		}
+		if !more {
+			return ""
 		}
 	}
-	return names
 }
+
+const packagePath = "github.com/godistlock/distlock"
 
 // checkKey judges a key: 1 to 1024 bytes, any bytes.
 func checkKey(key string) error {

@@ -11,11 +11,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/godistlock/distlock/internal/address"
+	"github.com/godistlock/distlock/internal/session"
+	"github.com/godistlock/distlock/internal/wire"
 )
 
 // office is a machine with one address in a network; its names resolve as in a small DNS.
@@ -224,6 +227,7 @@ func TestLockOptionsNonsense(t *testing.T) {
 		{"cooldown -1", []LockOption{Cooldown(-1)}, ErrInvalid, []string{"Cooldown -1ns"}},
 		{"cooldown over", []LockOption{Cooldown(maxLockTime + 1)}, ErrLimit, []string{"Cooldown", "30 days"}},
 		{"value over", []LockOption{Value(make([]byte, 4097))}, ErrLimit, []string{"Value", "4097", "4096"}},
+		{"two times", []LockOption{TTL(1), Detached(1)}, ErrInvalid, []string{"TTL", "Detached"}},
 		{"both", []LockOption{TTL(-1), Weight(1)}, ErrInvalid, []string{"TTL", "Weight"}},
 	} {
 		_, err := buildLockOptions(c.opts)
@@ -234,27 +238,28 @@ func TestLockOptionsNonsense(t *testing.T) {
 	}
 }
 
-// What makes sense and is not built yet says so, by name: it is never silently ignored.
-func TestLockOptionsNotBuiltYet(t *testing.T) {
+// What makes sense alone and together is asked for as it is.
+func TestLockOptions(t *testing.T) {
 	for _, c := range []struct {
 		opts []LockOption
-		says []string
+		want session.Request
 	}{
-		{[]LockOption{Shared()}, []string{"Shared"}},
-		{[]LockOption{Limit(maxLimit), Weight(maxLimit)}, []string{"Limit", "Weight"}},
-		{[]LockOption{TTL(maxLockTime), Cooldown(1)}, []string{"TTL", "Cooldown"}},
-		{[]LockOption{Detached(1)}, []string{"Detached"}},
-		{[]LockOption{Value(make([]byte, 4096))}, []string{"Value"}},
+		{nil, session.Request{}},
+		{[]LockOption{Cooldown(0), Value(nil)}, session.Request{}},
+		{[]LockOption{Shared()}, session.Request{Mode: wire.Shared}},
+		{[]LockOption{Limit(maxLimit), Weight(maxLimit)}, session.Request{Mode: wire.Units, Limit: maxLimit, Weight: maxLimit}},
+		{[]LockOption{Limit(3)}, session.Request{Mode: wire.Units, Limit: 3, Weight: 1}},
+		{[]LockOption{TTL(maxLockTime), Cooldown(1)}, session.Request{TTL: maxLockTime, Cooldown: 1}},
+		{[]LockOption{Detached(1), Cooldown(2)}, session.Request{Detached: 1, Cooldown: 2}},
+		{[]LockOption{Value(make([]byte, 4096))}, session.Request{Value: make([]byte, 4096)}},
 	} {
-		_, err := buildLockOptions(c.opts)
-		wantFaults(t, fmt.Sprint(c.says), err, errors.ErrUnsupported, c.says...)
-		if errors.Is(err, ErrInvalid) || errors.Is(err, ErrLimit) {
-			t.Errorf("%v is nonsense: %v", c.says, err)
+		o, err := buildLockOptions(c.opts)
+		got := o.request()
+		if len(got.Value) == 0 {
+			got.Value = nil
 		}
-	}
-	for _, opts := range [][]LockOption{nil, {}, {Cooldown(0)}, {Value(nil)}} {
-		if _, err := buildLockOptions(opts); err != nil {
-			t.Errorf("nothing asked for: %v", err)
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%+v, want %+v; %v", got, c.want, err)
 		}
 	}
 }

@@ -14,6 +14,10 @@ type Result struct {
 	Outcomes    []Routed // in the order in which they came about; none to a session that has ended by then
 	Created     []uint64 // sessions that were made, or met again by a copy of their creation, which renews them
 	Ended       []uint64 // sessions
+	Armed       []Timer  // times that began to run, or to run anew
+	Disarmed    []uint64 // fences of what had a time that runs no more
+	Wall        int64    // µs since 1970 on the leader's wall clock
+	Events      []Event  // in the order in which they came about; only if FSM.Watch wants them
 	Opened      bool     // all founders have confirmed: sessions are possible from now on, grants too unless View.Silent
 }
 
@@ -33,13 +37,14 @@ type Routed struct {
 // apply applies a decoded entry of the log.
 func (m *machine) apply(index, term uint64, e Entry) *Result {
 	m.index, m.term, m.wall = index, term, e.Wall
+	m.format = max(m.format, e.Version) // who writes it has seen that all members read it
 	ops := 0
 	for _, c := range e.Commands {
 		if c, ok := c.(Ops); ok {
 			ops += len(c.Ops)
 		}
 	}
-	res := &Result{Index: index, Term: term, Replies: make([]Reply, len(e.Commands))}
+	res := &Result{Index: index, Term: term, Wall: e.Wall, Replies: make([]Reply, len(e.Commands))}
 	if ops > 0 {
 		res.Outcomes = make([]Routed, 0, ops)
 	}
@@ -71,6 +76,8 @@ func (m *machine) command(c Command) Reply {
 		return Reply{}
 	case Dissolve:
 		return m.dissolve(c)
+	case Time:
+		return m.time(c)
 	}
 	return Reply{Code: wire.CodeInvalid, Text: fmt.Sprintf("unknown command %T", c)} // decoding lets none through
 }
@@ -137,17 +144,12 @@ func (m *machine) endSilence(c EndSilence) Reply {
 	if !m.open {
 		return Reply{}
 	}
-	var heads []string
-	m.queue.Ascend(func(r *request) bool {
-		if len(heads) == 0 || heads[len(heads)-1] != r.key {
-			heads = append(heads, r.key)
+	m.queue.Ascend(func(p place) bool {
+		if n := len(m.dirty); n == 0 || m.dirty[n-1] != p.key {
+			m.dirty = append(m.dirty, p.key)
 		}
 		return true
 	})
-	for _, key := range heads {
-		if l := m.lock(key); !l.held() {
-			m.grantNext(m.ownLock(l))
-		}
-	}
+	m.serveDirty()
 	return Reply{}
 }

@@ -10,7 +10,10 @@ import (
 )
 
 // opened returns an FSM of an open cluster with n sessions, and the index of the last entry.
-func opened(t testing.TB, sessions int) (*FSM, uint64) {
+func opened(t testing.TB, sessions int) (*FSM, uint64) { return openedAt(t, Version, sessions) }
+
+// openedAt is opened by an entry of a version.
+func openedAt(t testing.TB, version uint64, sessions int) (*FSM, uint64) {
 	f := New()
 	cmds := []Command{
 		Found{Cluster: id("C"), Expect: 1, Voters: 3},
@@ -20,7 +23,7 @@ func opened(t testing.TB, sessions int) (*FSM, uint64) {
 		word := fmt.Sprintf("p%d", i+1)
 		cmds = append(cmds, Create{wire.CreateSession{Nonce: id(word), Name: word, Server: id(word), Instance: id(word), TTL: 10_000}})
 	}
-	res := submit(f, 1, cmds...)
+	res := f.Apply(logAt(version, 1, cmds...)).(*Result)
 	if res.Err != nil || len(res.Created) != sessions {
 		t.Fatalf("%+v", res)
 	}
@@ -32,8 +35,10 @@ func submit(f *FSM, index uint64, cmds ...Command) *Result {
 	return f.Apply(logOf(index, cmds...)).(*Result)
 }
 
-func logOf(index uint64, cmds ...Command) *raft.Log {
-	e := Entry{Version: Version, Term: 1, Wall: int64(index) * 1000, Commands: cmds}
+func logOf(index uint64, cmds ...Command) *raft.Log { return logAt(Version, index, cmds...) }
+
+func logAt(version, index uint64, cmds ...Command) *raft.Log {
+	e := Entry{Version: version, Term: 1, Wall: int64(index) * 1000, Commands: cmds}
 	return &raft.Log{Type: raft.LogCommand, Index: index, Term: 1, Data: e.Encode()}
 }
 

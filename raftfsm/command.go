@@ -7,8 +7,9 @@ import (
 	"github.com/godistlock/distlock/internal/wire"
 )
 
-// Version is the version of the log's format that this package writes, and the greatest it reads.
-const Version = 1
+// Version is the greatest version of the log's format that this package reads and writes. An entry of a
+// version is written once all members are known to read it; from then on the state's format is that version.
+const Version = wire.Format
 
 // Bounds of one log entry.
 const (
@@ -31,7 +32,7 @@ type Entry struct {
 	Commands []Command
 }
 
-// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence, Noop and Dissolve.
+// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence, Noop, Dissolve and Time.
 type Command interface {
 	encode(w *wire.Writer)
 }
@@ -47,6 +48,7 @@ const (
 	numEndSilence = 7
 	numNoop       = 8
 	numDissolve   = 9
+	numTime       = 10 // since version 2
 )
 
 type (
@@ -89,6 +91,13 @@ type (
 	// Dissolve ends a cluster that has not opened, for good: after it, no Confirm opens it. Reply: CodeOK, or CodeStale when it has opened
 	// or is another.
 	Dissolve struct{ Cluster wire.UUID }
+
+	// Time says what the leader of Term has measured: what is left of times that run; nothing ends a grant or a cooldown. A timer that was
+	// set anew meanwhile, or is gone, is left alone. Reply: CodeOK, or CodeStale when Term is over.
+	Time struct {
+		Term   uint64
+		Timers []Timer
+	}
 
 	// Noop does nothing. That it commits proves that its proposer leads.
 	Noop struct{}
@@ -176,6 +185,20 @@ func (c Dissolve) encode(w *wire.Writer) {
 	w.UUID(c.Cluster)
 }
 
+func (c Time) encode(w *wire.Writer) {
+	w.Array(3)
+	w.Uint(numTime)
+	w.Uint(c.Term)
+	w.Array(len(c.Timers))
+	for _, t := range c.Timers {
+		w.Array(4)
+		w.String(t.Key)
+		w.Uint(t.Fence)
+		w.Uint(t.Armed)
+		w.Int(t.Left)
+	}
+}
+
 // DecodeEntry reads what Encode wrote. Its error matches wire.ErrMalformed or ErrVersion.
 func DecodeEntry(p []byte) (Entry, error) { return decodeEntry(wire.NewReader(p)) }
 
@@ -202,12 +225,31 @@ func decodeEntry(r *wire.Reader) (Entry, error) {
 		if r.Err() != nil {
 			return Entry{}, r.Err()
 		}
+		if v := versionOf(c); v > e.Version {
+			r.Fail("a command of version %d in an entry of version %d", v, e.Version)
+			return Entry{}, r.Err()
+		}
 		e.Commands = append(e.Commands, c)
 	}
 	if err := r.End(); err != nil {
 		return Entry{}, err
 	}
 	return e, nil
+}
+
+// versionOf is the least version that has all of c.
+func versionOf(c Command) uint64 {
+	switch c := c.(type) {
+	case Ops:
+		for i := range c.Ops {
+			if c.Ops[i].Kind >= wire.OpRequest {
+				return 2
+			}
+		}
+	case Time:
+		return 2
+	}
+	return 1
 }
 
 func decodeCommand(r *wire.Reader) Command {
@@ -236,6 +278,8 @@ func decodeCommand(r *wire.Reader) Command {
 		want, c = 1, Noop{}
 	case numDissolve:
 		want, c = 2, Dissolve{Cluster: r.UUID()}
+	case numTime:
+		want, c = 3, Time{Term: r.Uint(), Timers: decodeTimers(r)}
 	default:
 		r.Fail("unknown command %d", num)
 	}
@@ -243,6 +287,28 @@ func decodeCommand(r *wire.Reader) Command {
 		r.Fail("command %d with %d fields", num, n)
 	}
 	return c
+}
+
+// MaxTimers bounds one Time.
+const MaxTimers = 4096
+
+func decodeTimers(r *wire.Reader) []Timer {
+	n := r.Array(MaxTimers)
+	timers := make([]Timer, 0, min(n, r.Len()/6+1)) // one takes six bytes at least
+	for range n {
+		if f := r.Array(4); f != 4 {
+			r.Fail("timer with %d fields", f)
+		}
+		t := Timer{Key: r.String(wire.MaxKey), Fence: r.Uint(), Armed: r.Uint(), Left: r.Int()}
+		if t.Left < 0 || t.Left > wire.MaxTime {
+			r.Fail("%d ms left", t.Left)
+		}
+		if r.Err() != nil {
+			return nil
+		}
+		timers = append(timers, t)
+	}
+	return timers
 }
 
 // number reads a number from 0 to limit.

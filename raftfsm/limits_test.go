@@ -61,7 +61,7 @@ func TestMaxGaps(t *testing.T) {
 	refused := uint64(2 * len(ops))
 	refusedWith(t, opsIn(t, f, &index, ops), refused, "65536 gaps in the sequence numbers of one session (MaxGaps)")
 	refusedWith(t, opsIn(t, f, &index, []wire.Op{acquire(refused, "a")}), refused, "MaxGaps")
-	if _, held := f.View().Grant("a"); held {
+	if _, held := f.View().Grant("a", 0); held {
 		t.Error("granted without a trace of its number")
 	}
 	if g, err := restoreOf(snapshotOf(t, f.View())); err != nil || dump(g.View()) != dump(f.View()) {

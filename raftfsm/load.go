@@ -12,7 +12,7 @@ import (
 
 func (s *state) encodeHeader(w *wire.Writer) {
 	w.Array(21)
-	w.Uint(Version)
+	w.Uint(s.format)
 	w.Uint(s.index)
 	w.Uint(s.term)
 	w.UUID(s.cluster)
@@ -65,23 +65,89 @@ func (g gap) encode(w *wire.Writer) {
 	w.Uint(g.to)
 }
 
-func (r *request) encode(w *wire.Writer) {
-	w.Array(10)
+func (r *request) encode(w *wire.Writer, format uint64) {
+	fence := r.fence
+	if format == 1 {
+		w.Array(10)
+		if r.state != granted {
+			fence = 0
+		}
+	} else {
+		w.Array(13)
+	}
 	w.Uint(r.session)
 	w.Uint(r.seq)
 	w.String(r.key)
 	w.Uint(r.ticket)
-	w.Uint(r.fence)
+	w.Uint(fence)
 	w.Int(r.since)
 	w.Uint(uint64(r.state))
 	w.Bool(r.revoked)
 	w.Uint(uint64(r.code))
-	text := ""
-	if r.text != nil {
-		text = *r.text
+	w.String(r.text())
+	if format == 1 {
+		return
 	}
-	w.String(text)
+	w.Uint(uint64(r.mode))
+	w.Uint(uint64(r.weight))
+	r.more.encode(w)
 }
+
+func (x *more) encode(w *wire.Writer) {
+	if x == nil || x.plain() {
+		w.Array(0)
+		return
+	}
+	w.Array(15)
+	w.Array(len(x.keys))
+	for _, k := range x.keys {
+		w.String(k)
+	}
+	w.Uint(uint64(x.limit))
+	w.Uint(x.owner)
+	w.Int(x.ttl)
+	w.Int(x.cooldown)
+	w.Blob(x.value)
+	w.String(x.where)
+	w.Bool(x.adopted)
+	w.Int(x.detached)
+	w.Int(x.timer.left)
+	w.Uint(x.timer.armed)
+	w.Uint(x.timer.nth)
+	w.Uint(x.origin.Session)
+	w.Uint(x.origin.Seq)
+	w.UUID(x.nonce)
+}
+
+// plain says that x has nothing but the text of a failure.
+func (x *more) plain() bool {
+	return x.keys == nil && x.limit == 0 && x.owner == 0 && x.ttl == 0 && x.cooldown == 0 && len(x.value) == 0 && x.where == "" &&
+		!x.adopted && x.detached == 0 && x.timer == timer{} && x.origin.IsZero() && x.nonce.IsZero()
+}
+
+func decodeMore(r *wire.Reader) *more {
+	n := r.Array(15)
+	if n == 0 {
+		return nil
+	}
+	if n != 15 {
+		r.Fail("%d fields of what a request has beyond others", n)
+	}
+	x := &more{}
+	for range r.Array(wire.MaxKeys) {
+		x.keys = append(x.keys, r.String(wire.MaxKey))
+	}
+	x.limit, x.owner = uint32(number(r, wire.MaxUnits)), r.Uint()
+	x.ttl, x.cooldown = duration(r), duration(r)
+	x.value, x.where, x.adopted = r.Blob(wire.MaxValue), r.String(wire.MaxWhere), r.Bool()
+	x.detached = duration(r)
+	x.timer = timer{left: duration(r), armed: r.Uint(), nth: r.Uint()}
+	x.origin, x.nonce = wire.Origin{Session: r.Uint(), Seq: r.Uint()}, r.UUID()
+	return x
+}
+
+// duration reads ms.
+func duration(r *wire.Reader) int64 { return int64(number(r, wire.MaxTime)) }
 
 // maxCount is more sessions or tickets than there can ever be: a count beyond it could overflow.
 const maxCount = 1 << 62
@@ -94,6 +160,8 @@ type loader struct {
 	state
 	lastGap     gap
 	lastRequest *request
+	forced      []*request // what revoked grants
+	same        sameMore
 }
 
 func (l *loader) header(r *wire.Reader) (header, error) {
@@ -107,6 +175,7 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 	case version == 0 || n != 21:
 		r.Fail("header of version %d with %d fields", version, n)
 	}
+	l.format = version
 	l.index = r.Uint()
 	l.term = r.Uint()
 	l.cluster = r.UUID()
@@ -182,17 +251,28 @@ func (l *loader) gap(r *wire.Reader) error {
 }
 
 func (l *loader) request(in *wire.Reader) error {
-	if n := in.Array(10); n != 10 {
+	fields, states := 13, cooling
+	if l.format == 1 {
+		fields, states = 10, settled
+	}
+	if n := in.Array(13); n != fields {
 		in.Fail("request with %d fields", n)
 	}
 	r := &request{
 		session: in.Uint(), seq: in.Uint(), key: in.String(wire.MaxKey), ticket: in.Uint(), fence: in.Uint(), since: in.Int(),
-		state: requestState(number(in, int(settled))), revoked: in.Bool(), code: wire.Code(number(in, math.MaxUint8)),
+		state: requestState(number(in, int(states))), revoked: in.Bool(), code: wire.Code(number(in, math.MaxUint8)),
 	}
-	if text := in.String(wire.MaxText); r.state == failed {
-		r.text = &text
-	} else if text != "" {
-		in.Fail("a text where none belongs")
+	text := in.String(wire.MaxText)
+	if l.format > 1 {
+		r.mode, r.weight, r.more = wire.Mode(number(in, int(wire.Units))), uint32(number(in, wire.MaxUnits)), l.same.of(decodeMore(in))
+	} else if r.state == forcing {
+		r.fence = l.fence // not written; see check
+	}
+	switch {
+	case r.state == failed && r.more == nil:
+		r.more = &more{text: text}
+	case r.state == failed || text != "":
+		in.Fail("a text, or more, where it does not belong")
 	}
 	if err := in.Err(); err != nil {
 		return err
@@ -205,92 +285,195 @@ func (l *loader) request(in *wire.Reader) error {
 
 // add puts a request into the trees where it belongs.
 func (l *loader) add(r *request) error {
-	ses, ok := l.sessions.Get(&session{id: r.session})
 	last := l.lastRequest
-	switch {
-	case !ok:
-		return errors.New("no such session")
-	case last != nil && (r.session < last.session || r.session == last.session && r.seq <= last.seq):
+	if last != nil && (r.session < last.session || r.session == last.session && r.seq <= last.seq) {
 		return errors.New("out of order")
-	case r.seq == 0 || r.seq >= ses.next:
-		return errors.New("not seen by its session")
 	}
-	if _, ok := l.gapOf(ses, r.seq); ok {
-		return errors.New("not seen by its session")
+	ses, ok := l.sessions.Get(&session{id: r.session})
+	switch {
+	case r.session == nobody:
+		ok = r.seq > 0 && r.seq <= l.lastTicket && !r.revoked && (r.state == cooling || r.state == granted && r.more != nil && r.more.detached > 0)
+	case ok:
+		_, unseen := l.gapOf(ses, r.seq)
+		ok = r.seq > 0 && r.seq < ses.next && !unseen && r.state != cooling
+		if ses.requests++; ses.requests > 2*MaxRequests {
+			return fmt.Errorf("more than %d", 2*MaxRequests)
+		}
 	}
-	if ses.requests++; ses.requests > 2*MaxRequests {
-		return fmt.Errorf("more than %d", 2*MaxRequests)
+	if !ok {
+		return errors.New("no such session, or not seen by it")
 	}
 	l.requests.ReplaceOrInsert(r)
 	l.lastRequest = r
-	return l.place(ses, r)
+	if err := r.consistent(l.fence, l.lastTicket); err != nil {
+		return err
+	}
+	if r.revoked {
+		ses.revoked++
+	}
+	return l.place(r)
 }
 
-// place puts a request where its state says, and refuses what that state can't have.
-func (l *loader) place(ses *session, r *request) error {
-	queued := r.state == waiting || r.state == forcing
+// consistent says what of r contradicts itself.
+func (r *request) consistent(lastFence, lastTicket uint64) error {
+	held := r.state == granted || r.state == cooling
+	queued := r.state == waiting || r.state.revokes()
+	units := r.mode == wire.Units
 	switch {
-	case queued != (r.ticket > 0) || r.ticket > l.lastTicket,
-		(r.state == granted) != (r.fence > 0) || r.fence > l.fence,
+	case r.state < waiting,
+		queued != (r.ticket > 0) || r.ticket > lastTicket,
+		(held || r.state.revokes()) != (r.fence > 0) || r.fence > lastFence,
 		r.revoked && r.state != granted,
 		(r.revoked || r.state == failed) != (r.code != wire.CodeOK),
-		(queued || r.state == granted) && r.key == "":
+		(queued || held) && r.key == "",
+		units != (r.weight > 0) || units != (r.limit() > 0) || r.weight > r.limit(),
+		!held && r.state != waiting && (r.mode != wire.Exclusive || r.more != nil && !r.more.plain()):
 		return errors.New("its fields contradict each other")
+	case r.more == nil:
+		return nil
 	}
-	switch r.state {
-	case waiting:
-		if _, twice := l.queue.ReplaceOrInsert(r); twice {
-			return errors.New("a place in the queue twice")
+	return r.more.consistent(r)
+}
+
+func (x *more) consistent(r *request) error {
+	for i, k := range x.keys {
+		if i == 0 && (k != r.key || len(x.keys) == 1) || i > 0 && k <= x.keys[i-1] {
+			return errors.New("its keys don't ascend")
 		}
-		l.lock(r.key).waiters++
-	case forcing:
-		if _, twice := l.forces.ReplaceOrInsert(r); twice {
-			return errors.New("a place among the forces twice")
-		}
-		l.lock(r.key).forces++
-	case granted:
-		k := l.lock(r.key)
-		if k.held() {
-			return errors.New("two holders of one key")
-		}
-		k.session, k.seq = r.session, r.seq
-		l.holders++
-		if r.revoked {
-			ses.revoked++
-		}
-	case failed, settled:
-	default:
-		return errors.New("in no state")
+	}
+	held := r.state == granted || r.state == cooling
+	runs := x.timer.armed > 0
+	switch {
+	case x.owner > wire.MaxSeq, x.origin.IsZero() != x.nonce.IsZero(), (x.origin.Session == 0) != (x.origin.Seq == 0),
+		x.adopted && x.origin.IsZero(), !x.origin.IsZero() && r.state != granted,
+		runs != (x.timer.left > 0), !runs && x.timer.nth > 0, runs && !held,
+		runs && r.state == granted && x.detached == 0,
+		r.state == cooling && (!runs || x.cooldown == 0 || x.detached > 0),
+		r.session == nobody && (!runs || r.state == granted && x.origin.IsZero()):
+		return errors.New("what it has beyond others contradicts the rest")
 	}
 	return nil
 }
 
-func (l *loader) lock(key string) *lock {
-	if k, ok := l.locks.Get(&lock{key: key}); ok {
-		return k
+// place puts a request where its state says.
+func (l *loader) place(r *request) error {
+	switch {
+	case r.state == waiting:
+		for _, key := range r.keys() {
+			at := place{key, r.ticket, r.session, r.seq}
+			if _, twice := l.queue.ReplaceOrInsert(at); twice {
+				return errors.New("a place in the queue twice")
+			}
+			if r.together() {
+				l.tied.ReplaceOrInsert(at)
+			}
+			k, err := l.lock(key, r.limit())
+			if err != nil {
+				return err
+			}
+			k.waiters++
+		}
+		l.waits.ReplaceOrInsert(wait{r.session, r.owner(), r.seq})
+	case r.state.revokes():
+		if _, twice := l.forces.ReplaceOrInsert(place{r.key, r.ticket, r.session, r.seq}); twice {
+			return errors.New("a place among the forces twice")
+		}
+		l.forced = append(l.forced, r)
+	case r.state == granted || r.state == cooling:
+		return l.holder(r)
 	}
-	k := &lock{key: key}
-	l.locks.ReplaceOrInsert(k)
-	return k
+	return nil
+}
+
+func (l *loader) holder(r *request) error {
+	for _, key := range r.keys() {
+		k, err := l.lock(key, r.limit())
+		switch {
+		case err != nil:
+			return err
+		case !k.fits(r):
+			return errors.New("two holders of one key")
+		}
+		k.holders++
+		k.mode = r.mode
+		if r.mode == wire.Exclusive {
+			k.session, k.seq = r.session, r.seq
+		} else {
+			k.used += r.weight
+			if _, twice := l.holds.ReplaceOrInsert(place{key, r.fence, r.session, r.seq}); twice {
+				return errors.New("a fence twice")
+			}
+		}
+		if r.state == granted {
+			l.holders++
+		}
+	}
+	if r.more == nil {
+		return nil
+	}
+	if r.more.owner != 0 {
+		l.owned.ReplaceOrInsert(wait{r.session, r.more.owner, r.seq})
+	}
+	if r.more.timer.armed > 0 {
+		if _, twice := l.timers.ReplaceOrInsert(place{r.key, r.fence, r.session, r.seq}); twice {
+			return errors.New("a time twice")
+		}
+	}
+	if o := r.more.origin; !o.IsZero() {
+		if _, twice := l.moves.ReplaceOrInsert(move{o, r.session, r.seq}); twice {
+			return errors.New("an origin twice")
+		}
+	}
+	return nil
+}
+
+// lock finds or makes the lock of key, of the kind that limit says.
+func (l *loader) lock(key string, limit uint32) (*lock, error) {
+	k, ok := l.locks.Get(&lock{key: key})
+	if !ok {
+		k = &lock{key: key, limit: limit}
+		l.locks.ReplaceOrInsert(k)
+	}
+	if k.limit != limit {
+		return nil, errors.New("a key of two kinds")
+	}
+	return k, nil
 }
 
 // check looks at what only a whole state can tell.
 func (l *loader) check() (err error) {
+	for _, r := range l.forced {
+		k, ok := l.locks.Get(&lock{key: r.key})
+		if ok && l.format == 1 {
+			l.eachHolder(k, func(h *request) bool {
+				r.fence = h.fence
+				return true
+			})
+		}
+		if !ok || !l.awaitsRevoked(k, r) {
+			return fmt.Errorf("key %q has forces but no revoked grant", r.key)
+		}
+		k.forces++
+	}
 	l.locks.Ascend(func(k *lock) bool {
-		switch {
-		case !k.held() && l.granting():
-			err = fmt.Errorf("key %q is free but has waiters", k.key)
-		case k.waiters > MaxWaiters || k.forces > MaxWaiters:
+		if k.waiters > MaxWaiters || k.forces > MaxWaiters {
 			err = fmt.Errorf("key %q has %d waiters", k.key, k.waiters)
-		case k.forces > 0 && !l.revoked(k):
-			err = fmt.Errorf("key %q has forces but no revoked grant", k.key)
+		}
+		if p, ok := next(l.queue, k.key, 0); ok && l.granting() {
+			if r := l.at(p); !r.together() && k.fits(r) {
+				err = fmt.Errorf("key %q has room but waiters", k.key)
+			}
 		}
 		return err == nil
 	})
 	return err
 }
 
-func (l *loader) revoked(k *lock) bool {
-	r, ok := l.requests.Get(&request{session: k.session, seq: k.seq})
-	return ok && r.revoked
+// awaitsRevoked says that one of the grants that r waits for is there, and revoked.
+func (l *loader) awaitsRevoked(k *lock, r *request) (found bool) {
+	l.eachHolder(k, func(h *request) bool {
+		found = h.state == granted && h.revoked && (h.fence == r.fence || r.state == forcing && h.fence < r.fence)
+		return !found
+	})
+	return found
 }

@@ -25,6 +25,7 @@ type FSM struct {
 	m      *machine
 	view   *View // of the present state; nil when nobody has asked since the last entry
 	broken error
+	watch  bool // see Watch
 }
 
 var (
@@ -40,6 +41,13 @@ func New() *FSM {
 // Observe has f called for every entry of commands, in the order of the log, on the applying goroutine and before Apply returns. A
 // View taken in f may be ahead of the result by what came in the same batch. Call it before raft starts.
 func (f *FSM) Observe(observe func(*Result)) { f.observe = observe }
+
+// Watch says whether results are to tell events, from the next entry on.
+func (f *FSM) Watch(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watch = on
+}
 
 // Restored has f called on the applying goroutine after raft has handed in a snapshot: with nil when it has replaced the state,
 // of which Observe hears nothing; else with the reason why the state is as before. Raft only logs that, and the process would
@@ -112,6 +120,7 @@ func (f *FSM) applyOne(l *raft.Log) (res *Result) {
 		}
 	}()
 	f.view = nil
+	f.m.watched = f.watch
 	return f.m.apply(l.Index, l.Term, e)
 }
 

@@ -73,11 +73,13 @@ type script struct {
 	index, term uint64
 	wall        int64
 	views       map[string]*View
+	watch       bool
+	nonces      map[uint64]wire.UUID // of sessions, also of those that have ended
 }
 
 func newScript(t *testing.T) *script {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	return &script{t: t, f: New(), term: 1, wall: start.UnixMicro(), views: map[string]*View{}}
+	return &script{t: t, f: New(), term: 1, wall: start.UnixMicro(), views: map[string]*View{}, nonces: map[uint64]wire.UUID{}}
 }
 
 func (s *script) run(lines []string) string {
@@ -113,9 +115,20 @@ func (s *script) run(lines []string) string {
 			out.WriteString(showOutcome(o) + "\n")
 		}
 		return out.String()
+	case "timers":
+		var out strings.Builder
+		for _, x := range s.f.View().Timers() {
+			fmt.Fprintf(&out, "%s, set by entry %d\n", showTimer(x), x.Armed)
+		}
+		return out.String() + "ok\n"
+	case "watch":
+		s.watch = true
+		s.f.Watch(true)
+		return "ok\n"
 	case "restart": // from a snapshot
 		before := snapshotOf(s.t, s.f.View())
 		s.f = New()
+		s.f.Watch(s.watch)
 		if err := s.f.Restore(io.NopCloser(bytes.NewReader(before))); err != nil {
 			s.t.Fatal(err)
 		}
@@ -126,13 +139,19 @@ func (s *script) run(lines []string) string {
 	}
 	var cmds []Command
 	for _, line := range lines {
-		cmds = append(cmds, parseCommand(s.t, line))
+		cmds = append(cmds, s.command(line))
 	}
 	s.index++
-	return showResult(s.f.Apply(&raft.Log{
+	res := s.f.Apply(&raft.Log{
 		Type: raft.LogCommand, Index: s.index, Term: s.term,
 		Data: Entry{Version: Version, Term: s.term, Wall: s.wall, Commands: cmds}.Encode(),
-	}).(*Result))
+	}).(*Result)
+	for _, id := range res.Created {
+		if ses := s.f.m.session(id); ses != nil {
+			s.nonces[id] = ses.who.Nonce
+		}
+	}
+	return showResult(res)
 }
 
 type arguments map[string]string
@@ -143,6 +162,27 @@ func (a arguments) uint(name string) uint64 {
 		panic(fmt.Sprintf("%s=%q", name, a[name]))
 	}
 	return n
+}
+
+// ms reads a time; 0 if there is none of that name.
+func (a arguments) ms(name string) int64 {
+	if a[name] == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(a[name])
+	if err != nil {
+		panic(err)
+	}
+	return d.Milliseconds()
+}
+
+// numbers reads a/b/c.
+func (a arguments) numbers(name string) []uint64 {
+	var all []uint64
+	for word := range strings.SplitSeq(a[name], "/") {
+		all = append(all, arguments{name: word}.uint(name))
+	}
+	return all
 }
 
 func parseLine(t *testing.T, line string) (string, arguments) {
@@ -168,9 +208,12 @@ func showID(u wire.UUID) string { return strings.TrimRight(string(u[:]), "\x00")
 
 var opKinds = map[string]wire.OpKind{
 	"acquire": wire.OpAcquire, "finish": wire.OpFinish, "confirm": wire.OpConfirm, "force": wire.OpForce, "forget": wire.OpForget,
+	"request": wire.OpRequest, "lapse": wire.OpExpire, "time": wire.OpTime, "downgrade": wire.OpDowngrade, "release": wire.OpRelease,
+	"adopt": wire.OpAdopt,
 }
 
-func parseCommand(t *testing.T, line string) Command {
+func (s *script) command(line string) Command {
+	t := s.t
 	word, a := parseLine(t, line)
 	switch word {
 	case "found":
@@ -199,6 +242,8 @@ func parseCommand(t *testing.T, line string) Command {
 		return Expire{Session: a.uint("session"), Term: a.uint("term"), Seen: a.uint("seen")}
 	case "noop":
 		return Noop{}
+	case "time":
+		return Time{Term: a.uint("term"), Timers: []Timer{{Key: a["key"], Fence: a.uint("fence"), Armed: a.uint("armed"), Left: a.ms("left")}}}
 	}
 	// 1 acquire key=a seq=1
 	session, err := strconv.ParseUint(word, 10, 64)
@@ -209,12 +254,55 @@ func parseCommand(t *testing.T, line string) Command {
 	if opKinds[kind] == 0 {
 		t.Fatalf("unknown line %q", line)
 	}
-	return Ops{Session: session, Ops: []wire.Op{{Kind: opKinds[kind], Seq: a.uint("seq"), Key: a["key"], Try: a["try"] != ""}}}
+	o := wire.Op{Kind: opKinds[kind], Seq: a.uint("seq"), Try: a["try"] != ""}
+	switch o.Kind {
+	case wire.OpAcquire, wire.OpForce:
+		o.Key = a["key"]
+	case wire.OpRequest:
+		o.Ask = parseAsk(a)
+	case wire.OpTime:
+		o.Ask = &wire.Ask{Time: a.ms("left"), Nth: a.uint("nth")}
+	case wire.OpRelease, wire.OpAdopt:
+		h := a.numbers("handle")
+		o.Ask = &wire.Ask{Handle: wire.NewHandle(s.nonces[h[0]], wire.Origin{Session: h[0], Seq: h[1]}, h[2])}
+		if a["forged"] != "" {
+			o.Ask.Handle.Proof[0]++
+		}
+	}
+	return Ops{Session: session, Ops: []wire.Op{o}}
+}
+
+func parseAsk(a arguments) *wire.Ask {
+	ask := &wire.Ask{
+		Keys: strings.Split(a["key"], ","), TTL: a.ms("ttl"), Cooldown: a.ms("cooldown"), Detached: a.ms("detached"), Where: a["where"],
+		Only: a["only"] != "",
+	}
+	if a["value"] != "" {
+		ask.Value = []byte(a["value"])
+	}
+	if a["shared"] != "" {
+		ask.Mode = wire.Shared
+	}
+	if a["limit"] != "" {
+		ask.Mode, ask.Limit, ask.Weight = wire.Units, uint32(a.uint("limit")), 1
+	}
+	if a["weight"] != "" {
+		ask.Weight = uint32(a.uint("weight"))
+	}
+	if a["owner"] != "" {
+		ask.Owner = a.uint("owner")
+	}
+	if a["origin"] != "" {
+		o := a.numbers("origin")
+		ask.Origin = wire.Origin{Session: o[0], Seq: o[1]}
+	}
+	return ask
 }
 
 var codeNames = map[wire.Code]string{
 	wire.CodeOK: "ok", wire.CodeHeld: "held", wire.CodeNotHeld: "not held", wire.CodeForced: "forced", wire.CodeLimit: "limit",
 	wire.CodeInvalid: "invalid", wire.CodeNameTaken: "name taken", wire.CodeGone: "gone", wire.CodeNotOpen: "not open", wire.CodeStale: "stale",
+	wire.CodeDeadlock: "deadlock", wire.CodeMoved: "moved", wire.CodeUnlocked: "unlocked",
 }
 
 func showResult(res *Result) string {
@@ -244,6 +332,15 @@ func showResult(res *Result) string {
 	if len(res.Ended) > 0 {
 		fmt.Fprintf(&out, "ended: %v\n", res.Ended)
 	}
+	for _, x := range res.Armed {
+		fmt.Fprintf(&out, "runs: %s\n", showTimer(x))
+	}
+	for _, fence := range res.Disarmed {
+		fmt.Fprintf(&out, "runs no more: fence %d\n", fence)
+	}
+	for _, e := range res.Events {
+		fmt.Fprintf(&out, "event: %s %q by %q, fence %d\n", e.Type, e.Key, e.Member, e.Fence)
+	}
 	if res.Opened {
 		out.WriteString("opened\n")
 	}
@@ -265,8 +362,41 @@ func showOutcome(o wire.Outcome) string {
 		return fmt.Sprintf("%d revoked, %s, fence %d", o.Seq, codeNames[o.Code], o.Fence)
 	case wire.OutSettled:
 		return fmt.Sprintf("%d settled", o.Seq)
+	case wire.OutNoted:
+		return fmt.Sprintf("%d noted", o.Seq)
+	case wire.OutQueued:
+		text := fmt.Sprintf("%d waits: %s", o.Seq, o.Text)
+		if o.Fence != 0 {
+			text += fmt.Sprintf("; for fence %d since %s", o.Fence, showTime(o.Since))
+		}
+		return text
+	case wire.OutAdopted:
+		g := o.Grant
+		text := fmt.Sprintf("%d adopted %q, fence %d, since %s", o.Seq, g.Keys, o.Fence, showTime(o.Since))
+		return text + showMode(g.Mode, g.Weight, g.Limit) + showFor("ttl", g.TTL)
 	}
 	return fmt.Sprintf("%+v", o)
+}
+
+func showMode(mode wire.Mode, weight, limit uint32) string {
+	switch mode {
+	case wire.Shared:
+		return ", shared"
+	case wire.Units:
+		return fmt.Sprintf(", %d of %d units", weight, limit)
+	}
+	return ""
+}
+
+func showFor(what string, ms int64) string {
+	if ms == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %s %s", what, time.Duration(ms)*time.Millisecond)
+}
+
+func showTimer(t Timer) string {
+	return fmt.Sprintf("%q, fence %d, %s left", t.Key, t.Fence, time.Duration(t.Left)*time.Millisecond)
 }
 
 func showTime(µs int64) string { return time.UnixMicro(µs).UTC().Format(time.TimeOnly) }
@@ -285,7 +415,18 @@ func dump(v *View) string {
 	for _, l := range v.Locks("", "", 1000) {
 		fmt.Fprintf(&out, "key %q", l.Key)
 		for _, h := range l.Holders {
-			fmt.Fprintf(&out, " held by %q %d/%d, fence %d", h.Member, h.Session, h.Seq, h.Fence)
+			if h.Session == 0 {
+				fmt.Fprintf(&out, " held by nobody, fence %d", h.Fence)
+			} else {
+				fmt.Fprintf(&out, " held by %q %d/%d, fence %d", h.Member, h.Session, h.Seq, h.Fence)
+			}
+			out.WriteString(showMode(h.Mode, h.Weight, l.Limit))
+			if h.Detached {
+				out.WriteString(", detached")
+			}
+			if len(h.Value) > 0 {
+				fmt.Fprintf(&out, ", value %q", h.Value)
+			}
 			if h.Revoked {
 				out.WriteString(", revoked")
 			}

@@ -20,7 +20,7 @@ func (m *machine) create(c *wire.CreateSession) Reply {
 	}
 	if c.Previous != 0 {
 		if old := m.session(c.Previous); old != nil && old.who.Instance == c.Instance {
-			m.endSession(old, &m.releases)
+			m.endSession(old, byExpiry, &m.releases) // its process lost it
 		}
 	}
 	if old := m.named(c.Name); old != nil {
@@ -31,7 +31,7 @@ func (m *machine) create(c *wire.CreateSession) Reply {
 		if old.who.Server != c.Server {
 			m.bury(old.who.Server)
 		}
-		m.endSession(old, &m.expirations)
+		m.endSession(old, byExpiry, &m.expirations)
 	}
 	if m.sessions.Len() >= MaxSessions {
 		return Reply{Code: wire.CodeLimit, Text: fmt.Sprintf("%d sessions (MaxSessions)", MaxSessions)}
@@ -51,7 +51,7 @@ func (m *machine) close(c Close) Reply {
 	if ses == nil {
 		return Reply{Code: wire.CodeGone}
 	}
-	m.endSession(ses, &m.releases)
+	m.endSession(ses, byRelease, &m.releases)
 	return Reply{}
 }
 
@@ -61,37 +61,43 @@ func (m *machine) expire(c Expire) Reply {
 	if ses == nil || c.Term != m.term || c.Seen != ses.renewed {
 		return Reply{Code: wire.CodeStale}
 	}
-	m.endSession(ses, &m.expirations)
+	m.endSession(ses, byExpiry, &m.expirations)
 	return Reply{}
 }
 
-// endSession ends all that a session has and waits for, then grants what became free, in the order of the keys. Its grants are
-// counted in ended.
-func (m *machine) endSession(ses *session, ended *uint64) {
+// endSession ends all that a session has and waits for but its detached grants, then grants what became free, in the order of the keys.
+// Its grants are counted in ended.
+func (m *machine) endSession(ses *session, why cause, ended *uint64) {
 	ses = m.ownSession(ses)
-	var freed []string
-	for _, r := range m.requestsOf(ses) {
-		m.requests.Delete(r)
+	m.dirty = m.dirty[:0]
+	all := m.requestsOf(ses)
+	for _, r := range all { // what it waits for goes first: nothing is to be told or granted to it on the way
 		if r.state != granted {
-			m.end(ses, r)
+			m.requests.Delete(r)
+			m.end(ses, r, why)
+		}
+	}
+	for _, r := range all {
+		if r.state != granted {
 			continue
 		}
-		m.holders--
-		*ended++
-		freed = append(freed, r.key)
-		l := m.ownLock(m.lock(r.key)) // its requests for keys of its own are not granted on the way: all go first
-		l.session, l.seq = 0, 0
+		m.requests.Delete(r)
+		switch {
+		case r.revoked:
+			m.conclude(ses, r, ended)
+		case r.more != nil && r.more.detached > 0:
+			m.detach(ses, r)
+		default:
+			m.drop(r, why, ended)
+		}
 	}
 	m.dropGaps(ses)
 	m.sessions.Delete(ses)
 	m.names.Delete(ses)
 	m.res.Ended = append(m.res.Ended, ses.id)
-	slices.Sort(freed)
-	for _, key := range freed {
-		if l := m.lock(key); l != nil { // nil when its last waiter was the session itself
-			m.grantNext(m.ownLock(l))
-		}
-	}
+	slices.Sort(m.dirty)
+	m.dirty = slices.Compact(m.dirty)
+	m.serveDirty()
 }
 
 func (s *state) requestsOf(ses *session) []*request {

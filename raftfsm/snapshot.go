@@ -16,9 +16,9 @@ import (
 // names and queues are not written: they follow from these, so they can't contradict them. Equal states have equal bytes.
 const (
 	snapshotMagic = "DLKSNAP\n"
-	blockFull     = 32 << 10 // bytes at which a block is closed
-	blockMax      = 64 << 10 // bytes in a block at most: blockFull and the largest item
-	headerMax     = 4 << 20  // bytes in the header, which lists founders and dead
+	blockFull     = 32 << 10  // bytes at which a block is closed
+	blockMax      = 128 << 10 // bytes in a block at most: blockFull and the largest item
+	headerMax     = 4 << 20   // bytes in the header, which lists founders and dead
 )
 
 // ErrSnapshot is matched when a snapshot is cut short, damaged or contradicts itself.
@@ -41,7 +41,7 @@ func (v *View) WriteSnapshot(out io.Writer) error {
 		return w.next()
 	})
 	v.s.requests.Ascend(func(r *request) bool {
-		r.encode(w.Writer)
+		r.encode(w.Writer, v.s.format)
 		return w.next()
 	})
 	w.flush()

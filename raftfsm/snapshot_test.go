@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash/crc64"
 	"io"
 	"os"
@@ -14,11 +15,15 @@ import (
 	"testing"
 
 	"github.com/godistlock/distlock/internal/wire"
+	"github.com/google/btree"
 )
 
-// everything returns an FSM whose state has an item of each kind.
-func everything(t testing.TB) *FSM {
-	f, index := opened(t, 3)
+// everythingOld returns an FSM whose state has an item of each kind that version 1 had.
+func everythingOld(t testing.TB) *FSM {
+	f, index := openedAt(t, 1, 3)
+	submit := func(f *FSM, index uint64, cmds ...Command) *Result {
+		return f.Apply(logAt(1, index, cmds...)).(*Result)
+	}
 	res := submit(f, index+1,
 		Ops{Session: 1, Ops: []wire.Op{acquire(1, "a"), acquire(2, "b"), finish(9), acquire(5, "c"), finish(5)}},
 		Ops{Session: 2, Ops: []wire.Op{acquire(1, "a"), {Kind: wire.OpAcquire, Seq: 2, Key: "b", Try: true}, {Kind: wire.OpForce, Seq: 3, Key: "b"}}},
@@ -32,6 +37,77 @@ func everything(t testing.TB) *FSM {
 	next.Nonce, next.Server, next.Instance, next.Proof.Started = id("n5"), id("p5"), id("i5"), 2
 	if res := submit(f, index+2, Create{create}, Create{next}); len(f.View().Dead()) != 1 {
 		t.Fatalf("%+v", res)
+	}
+	return f
+}
+
+// handleOf is the handle of a grant.
+func handleOf(f *FSM, session, seq uint64) wire.Handle {
+	r := f.m.request(session, seq)
+	nonce := f.m.session(session).who.Nonce
+	if r.more != nil && !r.more.origin.IsZero() {
+		nonce = r.more.nonce
+	}
+	return wire.NewHandle(nonce, r.origin(), r.fence)
+}
+
+func asking(seq uint64, a wire.Ask) wire.Op { return wire.Op{Kind: wire.OpRequest, Seq: seq, Ask: &a} }
+
+// everything returns an FSM whose state has an item of each kind.
+func everything(t testing.TB) *FSM {
+	f := everythingOld(t)
+	index := f.View().Index()
+	run := func(cmds ...Command) {
+		index++
+		if res := submit(f, index, cmds...); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	run(
+		Ops{Session: 1, Ops: []wire.Op{
+			asking(20, wire.Ask{Keys: []string{"r"}, Mode: wire.Shared, Value: []byte("v"), Where: "main.go:7", TTL: 5000}),
+			asking(21, wire.Ask{Keys: []string{"u"}, Mode: wire.Units, Limit: 5, Weight: 2}),
+			asking(22, wire.Ask{Keys: []string{"x", "y"}, Cooldown: 3000}),
+			asking(23, wire.Ask{Keys: []string{"h"}, TTL: 7000}),
+			asking(24, wire.Ask{Keys: []string{"o"}, Owner: 20}),
+			asking(25, wire.Ask{Keys: []string{"l1", "l2"}, Mode: wire.Shared, Cooldown: 60_000}),
+			asking(26, wire.Ask{Keys: []string{"g"}}),
+		}},
+		Ops{Session: 2, Ops: []wire.Op{
+			asking(20, wire.Ask{Keys: []string{"r"}, Mode: wire.Shared}),
+			asking(21, wire.Ask{Keys: []string{"u"}, Mode: wire.Units, Limit: 5, Weight: 3}),
+			asking(22, wire.Ask{Keys: []string{"r", "x", "z"}, Value: []byte("waits"), Owner: 21, Where: "b.go:1"}),
+			asking(23, wire.Ask{Keys: []string{"u"}, Mode: wire.Units, Limit: 5, Weight: 5, Detached: 9000}),
+			asking(24, wire.Ask{Keys: []string{"m"}, Detached: 8000}),
+			asking(25, wire.Ask{Keys: []string{"n"}, Detached: 8000, Cooldown: 10}),
+			{Kind: wire.OpForce, Seq: 26, Key: "g"},
+		}},
+	)
+	create := wire.CreateSession{Nonce: id("n6"), Name: "p6", Server: id("p6"), Instance: id("i6"), TTL: 5}
+	run(Create{create})
+	res := f.View().Sessions()
+	last := res[len(res)-1].ID
+	run(
+		Ops{Session: last, Ops: []wire.Op{
+			asking(1, wire.Ask{Keys: []string{"nobody's"}, Detached: 8000}),
+			asking(2, wire.Ask{Keys: []string{"lost"}, Cooldown: 4000, Mode: wire.Units, Limit: 2, Weight: 1}),
+			asking(3, wire.Ask{Keys: []string{"taken up"}, Detached: 8000}),
+		}},
+		Ops{Session: 1, Ops: []wire.Op{
+			{Kind: wire.OpExpire, Seq: 25}, {Kind: wire.OpTime, Seq: 9, Ask: &wire.Ask{Time: 1, Nth: 1}},
+		}},
+		Ops{Session: 2, Ops: []wire.Op{{Kind: wire.OpTime, Seq: 24, Ask: &wire.Ask{Time: 1234, Nth: 3}}}},
+		Ops{Session: 3, Ops: []wire.Op{
+			{Kind: wire.OpAdopt, Seq: 20, Ask: &wire.Ask{Handle: handleOf(f, 1, 23)}}, {Kind: wire.OpRelease, Seq: 21, Ask: &wire.Ask{Handle: handleOf(f, 1, 22)}},
+			{Kind: wire.OpAdopt, Seq: 22, Ask: &wire.Ask{Handle: handleOf(f, 2, 25)}},
+		}},
+		Ops{Session: 2, Ops: []wire.Op{{Kind: wire.OpConfirm, Seq: 25}}},
+	)
+	run(Expire{Session: last, Term: 1, Seen: index - 1})
+	run(Ops{Session: 3, Ops: []wire.Op{asking(23, wire.Ask{Keys: []string{"taken up"}, Detached: 8000, Origin: wire.Origin{Session: last, Seq: 3}, Only: true})}})
+	s := &f.m.state
+	if min(s.gaps.Len(), s.queue.Len(), s.forces.Len(), s.holds.Len(), s.timers.Len(), s.tied.Len(), s.waits.Len(), s.owned.Len(), s.moves.Len()) == 0 || s.sessions.Has(&session{id: last}) {
+		t.Fatalf("not everything:\n%s", dump(f.View()))
 	}
 	return f
 }
@@ -78,13 +154,36 @@ func everyCommand() Entry {
 	}}
 }
 
+// everyOther is everyCommand with what came with version 2.
+func everyOther() Entry {
+	h := wire.NewHandle(id("n"), wire.Origin{Session: 4, Seq: 8}, 1<<52)
+	return Entry{Version: 2, Term: 7, Wall: 1_767_323_045_000_000, Commands: []Command{
+		Ops{Session: 4, Ops: []wire.Op{
+			acquire(1, "sku-42"),
+			asking(2, wire.Ask{Keys: []string{"sku-42", "sku-43"}, Mode: wire.Shared, Owner: 1, TTL: 1000, Cooldown: 2000, Value: []byte{0, 255}, Where: "main.go:7"}),
+			{Kind: wire.OpRequest, Seq: 3, Try: true, Ask: &wire.Ask{Keys: []string{"pool"}, Mode: wire.Units, Limit: wire.MaxUnits, Weight: 300}},
+			asking(4, wire.Ask{Keys: []string{"d"}, Detached: wire.MaxTime, Origin: wire.Origin{Session: 3, Seq: 8}, Only: true}),
+			{Kind: wire.OpExpire, Seq: 2}, {Kind: wire.OpTime, Seq: 4, Ask: &wire.Ask{Time: 5000, Nth: 2}}, {Kind: wire.OpDowngrade, Seq: 1},
+			{Kind: wire.OpRelease, Seq: 5, Ask: &wire.Ask{Handle: h}}, {Kind: wire.OpAdopt, Seq: 6, Ask: &wire.Ask{Handle: h}},
+		}},
+		Time{Term: 7, Timers: []Timer{{Key: "d", Fence: 1 << 52, Armed: 70_000, Left: 4000}, {Key: "e", Fence: 1, Armed: 1}}},
+	}}
+}
+
 func TestFormatsStay(t *testing.T) {
+	entry2 := everyOther().Encode()
+	golden(t, "entry-v2.hex", entry2)
+	if e, err := DecodeEntry(entry2); err != nil || !bytes.Equal(e.Encode(), entry2) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	golden(t, "snapshot-v2.hex", snapshotOf(t, everything(t).View()))
+
 	entry := everyCommand().Encode()
 	golden(t, "entry-v1.hex", entry)
 	if e, err := DecodeEntry(entry); err != nil || !bytes.Equal(e.Encode(), entry) {
 		t.Errorf("%+v, %v", e, err)
 	}
-	golden(t, "snapshot-v1.hex", snapshotOf(t, everything(t).View()))
+	golden(t, "snapshot-v1.hex", snapshotOf(t, everythingOld(t).View()))
 }
 
 func restoreOf(p []byte) (*FSM, error) {
@@ -93,11 +192,14 @@ func restoreOf(p []byte) (*FSM, error) {
 }
 
 func TestRestoreGivesTheSameBytes(t *testing.T) {
-	for name, f := range map[string]*FSM{"new": New(), "everything": everything(t)} {
+	for name, f := range map[string]*FSM{"new": New(), "everything of version 1": everythingOld(t), "everything": everything(t)} {
 		want := snapshotOf(t, f.View())
 		g, err := restoreOf(want)
 		if err != nil {
 			t.Fatal(name, err)
+		}
+		if a, b := rest(f), rest(g); a != b {
+			t.Errorf("%s, what is not written:\n%s\nafter a restore:\n%s", name, a, b)
 		}
 		if !bytes.Equal(want, snapshotOf(t, g.View())) {
 			t.Errorf("%s:\n%safter a restore:\n%s", name, dump(f.View()), dump(g.View()))
@@ -106,6 +208,43 @@ func TestRestoreGivesTheSameBytes(t *testing.T) {
 			t.Errorf("%s:\n%safter a restore:\n%s", name, want, got)
 		}
 	}
+}
+
+// rest is what follows from a snapshot's items.
+func rest(f *FSM) string {
+	var out strings.Builder
+	s := &f.m.state
+	s.locks.Ascend(func(l *lock) bool {
+		c := *l
+		c.gen = 0
+		if c.holders == 0 {
+			c.mode = 0
+		}
+		fmt.Fprintf(&out, "%+v\n", c)
+		return true
+	})
+	for _, tree := range []*btree.BTreeG[place]{s.queue, s.forces, s.holds, s.timers, s.tied} {
+		tree.Ascend(func(p place) bool {
+			fmt.Fprintf(&out, "%+v\n", p)
+			return true
+		})
+	}
+	for _, tree := range []*btree.BTreeG[wait]{s.waits, s.owned} {
+		tree.Ascend(func(w wait) bool {
+			fmt.Fprintf(&out, "%+v\n", w)
+			return true
+		})
+	}
+	s.moves.Ascend(func(m move) bool {
+		fmt.Fprintf(&out, "%+v\n", m)
+		return true
+	})
+	s.sessions.Ascend(func(ses *session) bool {
+		fmt.Fprintf(&out, "%d %d %d %d\n", ses.id, ses.requests, ses.revoked, ses.gaps)
+		return true
+	})
+	fmt.Fprintf(&out, "%d holders, format %d", s.holders, s.format)
+	return out.String()
 }
 
 // TestDamagedSnapshots is HAZARDS 15: whatever is wrong with a snapshot, the state stays as it is, and the error says so.
@@ -163,7 +302,7 @@ func TestLargestItems(t *testing.T) {
 	}
 	w := wire.NewWriter()
 	f.m.sessions.Ascend(func(ses *session) bool { ses.encode(w); return true })
-	f.m.requests.Ascend(func(r *request) bool { r.encode(w); return true })
+	f.m.requests.Ascend(func(r *request) bool { r.encode(w, Version); return true })
 	if w.Len() > blockMax-blockFull {
 		t.Errorf("%d bytes do not fit behind a full block", w.Len())
 	}
@@ -204,6 +343,24 @@ func TestSnapshotsThatContradictThemselves(t *testing.T) {
 			s.requests.ReplaceOrInsert(&c)
 		}
 	}
+	changeMore := func(session, seq uint64, change func(*more)) func(*state) {
+		return changeRequest(session, seq, func(r *request) {
+			r.more = r.extra()
+			change(r.more)
+		})
+	}
+	nobodys := func(key string, change func(*request)) func(*state) {
+		return func(s *state) {
+			l, _ := s.locks.Get(&lock{key: key})
+			s.eachHolder(l, func(r *request) bool {
+				changeRequest(r.session, r.seq, func(r *request) {
+					r.more = r.extra()
+					change(r)
+				})(s)
+				return false
+			})
+		}
+	}
 	changeSession := func(id uint64, change func(*session)) func(*state) {
 		return func(s *state) {
 			ses, _ := s.sessions.Get(&session{id: id})
@@ -220,7 +377,7 @@ func TestSnapshotsThatContradictThemselves(t *testing.T) {
 		text   string
 	}{
 		{"two holders", changeRequest(2, 1, func(r *request) { r.state, r.ticket, r.fence = granted, 0, 1 }), "two holders"},
-		{"a waiter of a free key", changeRequest(1, 1, func(r *request) { r.key = "z" }), "free but has waiters"},
+		{"a waiter of a free key", changeRequest(1, 1, func(r *request) { r.key = "z" }), "has room but waiters"},
 		{"a force of a grant that is not revoked", changeRequest(1, 2, func(r *request) { r.revoked, r.code = false, 0 }), "no revoked grant"},
 		{"a fence from the future", changeRequest(1, 1, func(r *request) { r.fence = fenceEnd - 1 }), "contradict"},
 		{"a holder without a fence", changeRequest(1, 1, func(r *request) { r.fence = 0 }), "contradict"},
@@ -230,7 +387,7 @@ func TestSnapshotsThatContradictThemselves(t *testing.T) {
 		{"a revoked waiter", changeRequest(2, 1, func(r *request) { r.revoked, r.code = true, wire.CodeForced }), "contradict"},
 		{"a failure without a code", changeRequest(2, 2, func(r *request) { r.code = 0 }), "contradict"},
 		{"a request in no state", changeRequest(2, 2, func(r *request) { r.state = 0 }), ""},
-		{"a state that is none", changeRequest(2, 2, func(r *request) { r.state = 6 }), "up to 5"},
+		{"a state that is none", changeRequest(2, 2, func(r *request) { r.state = 9 }), "up to 8"},
 		{"a request of nobody", changeRequest(1, 1, func(r *request) { r.session = 77 }), "no such session"},
 		{"a request that was not seen", changeRequest(1, 1, func(r *request) { r.seq = 50 }), "not seen"},
 		{"a request in a gap", changeRequest(1, 1, func(r *request) { r.seq = 3 }), "not seen"},
@@ -249,6 +406,32 @@ func TestSnapshotsThatContradictThemselves(t *testing.T) {
 		{"tickets at their end", func(s *state) { s.lastTicket = 1<<64 - 1 }, "ticket"},
 		{"sessions before it opened", func(s *state) { s.open = false }, "open"},
 		{"open without a name", func(s *state) { s.cluster = wire.UUID{} }, "open"},
+		{"an exclusive beside a shared one", changeRequest(1, 20, func(r *request) { r.mode = wire.Exclusive }), "two holders"},
+		{"more units than there are", changeRequest(1, 21, func(r *request) { r.weight = 5 }), "two holders"},
+		{"units of nothing", changeMore(1, 21, func(x *more) { x.limit = 0 }), "contradict"},
+		{"a semaphore of two limits", changeMore(1, 21, func(x *more) { x.limit = 6 }), "two kinds"},
+		{"a mode that is none", changeRequest(1, 24, func(r *request) { r.mode = 3 }), "up to 2"},
+		{"keys out of order", changeMore(2, 22, func(x *more) { x.keys = []string{"r", "z", "x"} }), "ascend"},
+		{"another first key", changeMore(2, 22, func(x *more) { x.keys = []string{"q", "x", "z"} }), "ascend"},
+		{"one key as several", changeMore(2, 22, func(x *more) { x.keys = []string{"r"} }), "ascend"},
+		{"a time of a waiter", changeMore(2, 23, func(x *more) { x.timer = timer{left: 1, armed: 1} }), "contradict"},
+		{"a time of what isn't detached", changeMore(1, 24, func(x *more) { x.timer = timer{left: 1, armed: 1} }), "contradict"},
+		{"a time that runs and is up", changeMore(2, 24, func(x *more) { x.timer.left = 0 }), "contradict"},
+		{"a negative time", changeMore(2, 24, func(x *more) { x.timer.left = -1 }), "number up to"},
+		{"an order of what doesn't run", changeMore(1, 20, func(x *more) { x.timer.nth = 1 }), "contradict"},
+		{"adopted from nobody", changeMore(1, 20, func(x *more) { x.adopted = true }), "contradict"},
+		{"an origin without a nonce", changeMore(3, 22, func(x *more) { x.nonce = wire.UUID{} }), "contradict"},
+		{"an origin without a number", changeMore(3, 22, func(x *more) { x.origin.Seq = 0 }), "contradict"},
+		{"an origin of a waiter", changeMore(2, 22, func(x *more) { x.origin, x.nonce = wire.Origin{Session: 1, Seq: 1}, id("n") }), "contradict"},
+		{"an origin twice", changeMore(1, 20, func(x *more) { x.origin, x.nonce = wire.Origin{Session: 2, Seq: 25}, id("n") }), "origin twice"},
+		{"an owner beyond all numbers", changeMore(1, 24, func(x *more) { x.owner = 1 << 63 }), "contradict"},
+		{"an adoption of what was not revoked", changeRequest(1, 23, func(r *request) { r.revoked, r.code = false, 0 }), "no revoked grant"},
+		{"a cooldown that doesn't run", nobodys("lost", func(r *request) { r.more.timer = timer{} }), "contradict"},
+		{"a cooldown without one", nobodys("lost", func(r *request) { r.more.cooldown = 0 }), "contradict"},
+		{"a cooldown that is revoked", nobodys("lost", func(r *request) { r.revoked, r.code = true, wire.CodeForced }), "no such session"},
+		{"nobody's that doesn't run", nobodys("nobody's", func(r *request) { r.more.timer = timer{} }), "contradict"},
+		{"nobody's that isn't detached", nobodys("nobody's", func(r *request) { r.more.detached = 0 }), "no such session"},
+		{"nobody's from nowhere", nobodys("nobody's", func(r *request) { r.more.origin, r.more.nonce = wire.Origin{}, wire.UUID{} }), "contradict"},
 		{"open and dissolved", func(s *state) { s.dissolved = true }, "dissolved"},
 	} {
 		_, err := restoreOf(snapshotWith(t, c.change))
@@ -258,14 +441,45 @@ func TestSnapshotsThatContradictThemselves(t *testing.T) {
 	}
 }
 
+// Version 1 had fewer states.
+func TestOldSnapshotsOfNewThings(t *testing.T) {
+	v := &View{everythingOld(t).m.freeze()}
+	r, _ := v.s.requests.Get(&request{session: 2, seq: 3})
+	c := *r
+	c.state = releasing
+	v.s.requests.ReplaceOrInsert(&c)
+	if _, err := restoreOf(snapshotOf(t, v)); !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "up to 5") {
+		t.Error(err)
+	}
+}
+
+// A force of version 1 didn't say which grants it waits for: a restored state must know it as the others do, whatever comes after it.
+func TestOldForces(t *testing.T) {
+	f := everythingOld(t)
+	g, err := restoreOf(snapshotOf(t, f.View()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []*FSM{f, g} {
+		submit(f, 50, Ops{Session: 1, Ops: []wire.Op{{Kind: wire.OpDowngrade, Seq: 2}, acquire(60, "other")}})
+		submit(f, 51, Ops{Session: 3, Ops: []wire.Op{asking(60, wire.Ask{Keys: []string{"b"}, Mode: wire.Shared})}})
+	}
+	if !bytes.Equal(snapshotOf(t, f.View()), snapshotOf(t, g.View())) {
+		t.Error("a restored state goes another way")
+	}
+	if a, b := showResult(submit(f, 52, Ops{Session: 1, Ops: []wire.Op{{Kind: wire.OpConfirm, Seq: 2}}})), showResult(submit(g, 52, Ops{Session: 1, Ops: []wire.Op{{Kind: wire.OpConfirm, Seq: 2}}})); a != b || !strings.Contains(a, "3 settled") {
+		t.Errorf("%safter a restore:\n%s", a, b)
+	}
+}
+
 func TestSnapshotOfALaterVersion(t *testing.T) {
 	p := snapshotOf(t, New().View())
 	at := len(snapshotMagic) + 4 + 3 // the block's length, then the array's
-	if p[at] != Version {
+	if p[at] != 1 {
 		t.Fatalf("byte %d of %x is not the version", at, p)
 	}
 	p[at] = Version + 1
-	if _, err := restoreOf(repaired(p)); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "snapshot of version 2") {
+	if _, err := restoreOf(repaired(p)); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "snapshot of version 3") {
 		t.Error(err)
 	}
 }

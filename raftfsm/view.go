@@ -23,15 +23,20 @@ type SessionInfo struct {
 	Revoked  int    // grants that it must confirm
 }
 
-// GrantInfo is a key that is held.
+// GrantInfo is a grant of a key.
 type GrantInfo struct {
-	Key     string
-	Session uint64
-	Seq     uint64
-	Fence   uint64
-	Since   int64  // µs since 1970
-	Member  string // name of the session's process
-	Revoked bool
+	Key      string
+	Session  uint64 // 0 if it has outlived its own
+	Seq      uint64
+	Fence    uint64
+	Since    int64  // µs since 1970
+	Member   string // name of the session's process; "" if detached
+	Mode     wire.Mode
+	Weight   uint32 // units of a semaphore
+	Revoked  bool
+	Detached bool
+	Value    []byte
+	Where    string // in the holder's code
 }
 
 // WaiterInfo is a request in a key's queue.
@@ -45,16 +50,18 @@ type WaiterInfo struct {
 // LockInfo is a key in use.
 type LockInfo struct {
 	Key     string
-	Holders []GrantInfo  // none while the cluster is silent, else one
+	Mode    wire.Mode    // of the holders, or of the first waiter while there is none
+	Limit   uint32       // units that the semaphore has; 0: it is none
+	Holders []GrantInfo  // by their fences; none while the cluster is silent or only a cooldown has the key
 	Waiters []WaiterInfo // in the order in which they will be served
 }
 
 // Counters count what there is now and what there was since the cluster began.
 type Counters struct {
-	Keys, Holders, Waiters, Sessions int    // now; Keys are those in use
+	Keys, Holders, Waiters, Sessions int    // now; Keys are those in use, a grant or a request for several counts at each
 	Grants                           uint64 // given
-	Releases                         uint64 // ended by their session: finished, confirmed or closed with it
-	Expirations                      uint64 // ended with a session that expired or was proven dead
+	Releases                         uint64 // ended by their session: finished, confirmed or closed with it; or by who has their handle
+	Expirations                      uint64 // ended by time, or with a session that expired or was proven dead
 	LastFence                        uint64
 }
 
@@ -122,25 +129,49 @@ func (ses *session) info() SessionInfo {
 	}
 }
 
-// Grant finds the grant of a key.
-func (v *View) Grant(key string) (GrantInfo, bool) {
-	l, ok := v.s.locks.Get(&lock{key: key})
-	if !ok || !l.held() {
+// Grant finds the grant of a key with a fence; with 0 the one that is held longest.
+func (v *View) Grant(key string, fence uint64) (info GrantInfo, ok bool) {
+	l, found := v.s.locks.Get(&lock{key: key})
+	if !found {
 		return GrantInfo{}, false
 	}
-	return v.grant(l), true
+	v.s.eachHolder(l, func(h *request) bool {
+		if h.state == granted && (fence == 0 || h.fence == fence) {
+			info, ok = v.grant(key, h), true
+		}
+		return !ok
+	})
+	return info, ok
 }
 
-func (v *View) grant(l *lock) GrantInfo {
-	r, _ := v.s.requests.Get(&request{session: l.session, seq: l.seq})
-	return GrantInfo{
-		Key: l.key, Session: l.session, Seq: l.seq, Fence: r.fence, Since: r.since, Member: v.member(l.session), Revoked: r.revoked,
+func (v *View) grant(key string, h *request) GrantInfo {
+	g := GrantInfo{
+		Key: key, Session: h.session, Seq: h.seq, Fence: h.fence, Since: h.since, Member: v.s.member(h.session), Mode: h.mode, Weight: h.weight,
+		Revoked: h.revoked,
 	}
+	if h.session == nobody {
+		g.Session = 0
+	}
+	if h.more != nil {
+		g.Detached, g.Value, g.Where = h.more.detached > 0, h.more.value, h.more.where
+		if g.Detached {
+			g.Member = ""
+		}
+	}
+	return g
 }
 
-func (v *View) member(id uint64) string {
-	ses, _ := v.s.sessions.Get(&session{id: id})
-	return ses.who.Name
+// Format is the version of the log's format that is in use.
+func (v *View) Format() uint64 { return v.s.format }
+
+// Timers are all times that run, as far as was committed.
+func (v *View) Timers() []Timer {
+	all := make([]Timer, 0, v.s.timers.Len())
+	v.s.timers.Ascend(func(p place) bool {
+		all = append(all, v.s.at(p).timer())
+		return true
+	})
+	return all
 }
 
 // Revoked lists what a session must still confirm, as it was told of it: for a link that has just been made.
@@ -179,19 +210,27 @@ func (v *View) Locks(prefix, after string, limit int) []LockInfo {
 }
 
 func (v *View) lockInfo(l *lock) LockInfo {
-	info := LockInfo{Key: l.key}
-	if l.held() {
-		info.Holders = []GrantInfo{v.grant(l)}
+	info := LockInfo{Key: l.key, Limit: l.limit, Mode: l.mode}
+	v.s.eachHolder(l, func(h *request) bool {
+		if h.state == granted {
+			info.Holders = append(info.Holders, v.grant(l.key, h))
+		}
+		return true
+	})
+	if l.waiters == 0 {
+		return info
 	}
-	if l.waiters > 0 {
-		info.Waiters = make([]WaiterInfo, 0, l.waiters)
-		v.s.queue.AscendGreaterOrEqual(&request{key: l.key}, func(r *request) bool {
-			if r.key != l.key {
-				return false
-			}
-			info.Waiters = append(info.Waiters, WaiterInfo{Session: r.session, Seq: r.seq, Since: r.since, Member: v.member(r.session)})
-			return true
-		})
-	}
+	info.Waiters = make([]WaiterInfo, 0, l.waiters)
+	v.s.queue.AscendGreaterOrEqual(place{key: l.key}, func(p place) bool {
+		if p.key != l.key {
+			return false
+		}
+		r := v.s.at(p)
+		if l.holders == 0 && len(info.Waiters) == 0 {
+			info.Mode = r.mode
+		}
+		info.Waiters = append(info.Waiters, WaiterInfo{Session: p.session, Seq: p.seq, Since: r.since, Member: v.s.member(p.session)})
+		return true
+	})
 	return info
 }

@@ -55,10 +55,10 @@ func TestWhatAViewTells(t *testing.T) {
 	const fence = 1_700_000_000_000_001
 	since := int64(index+1) * 1000
 	grant := GrantInfo{Key: "a", Session: 1, Seq: 1, Fence: fence, Since: since, Member: "p1", Revoked: true}
-	if got, ok := v.Grant("a"); !ok || got != grant {
+	if got, ok := v.Grant("a", 0); !ok || !reflect.DeepEqual(got, grant) {
 		t.Errorf("%+v %v", got, ok)
 	}
-	if got, ok := v.Grant("z"); ok {
+	if got, ok := v.Grant("z", 0); ok {
 		t.Errorf("%+v", got)
 	}
 	want := []LockInfo{

@@ -23,6 +23,7 @@ type Meta struct {
 	Term     uint64 // of Raft, as it knows it; between two that call themselves leader the greater one counts
 	Expect   uint8
 	Voters   uint8
+	Format   uint64 // the greatest version of the log's format that it reads, up to 255; 0, of a process from before there were several, means 1
 
 	MayVote bool
 	Durable bool
@@ -43,6 +44,13 @@ const (
 	flagLeaving
 )
 
+// Format lies in the word of the flags, above them: a process from before it ignores what it doesn't know there, and a new field would make it
+// take this process for one of another version.
+const (
+	formatShift = 8
+	maxFormat   = 255
+)
+
 const metaFields = 10
 
 // check says whether m can be sent. With names and addresses within wire's bounds every Meta fits MaxMeta.
@@ -54,6 +62,8 @@ func (m Meta) check() error {
 		return fmt.Errorf("gossip: name of %d bytes, it must have 1 to %d", len(m.Name), wire.MaxName)
 	case m.Addr == "" || len(m.Addr) > wire.MaxAddr:
 		return fmt.Errorf("gossip: address of %d bytes, it must have 1 to %d", len(m.Addr), wire.MaxAddr)
+	case m.Format > maxFormat:
+		return fmt.Errorf("gossip: format %d, it must be at most %d", m.Format, maxFormat)
 	}
 	return nil
 }
@@ -70,7 +80,7 @@ func (m Meta) encode() []byte {
 	w.Uint(m.Term)
 	w.Uint(uint64(m.Expect))
 	w.Uint(uint64(m.Voters))
-	w.Uint(m.flags())
+	w.Uint(m.flags() | m.Format<<formatShift)
 	return w.Bytes()
 }
 
@@ -114,6 +124,7 @@ func decodeMeta(p []byte) (Meta, error) {
 	m.Leader = f&flagLeader != 0
 	m.Standby = f&flagStandby != 0
 	m.Leaving = f&flagLeaving != 0
+	m.Format = f >> formatShift & maxFormat
 	if err := r.End(); err != nil {
 		return Meta{}, err
 	}

@@ -27,6 +27,7 @@ func anyMeta() *rapid.Generator[Meta] {
 			Name: text(wire.MaxName).Draw(t, "name"), Addr: text(wire.MaxAddr).Draw(t, "addr"),
 			Term:   rapid.OneOf(rapid.Uint64(), rapid.Just(^uint64(0))).Draw(t, "term"),
 			Expect: rapid.Uint8().Draw(t, "expect"), Voters: rapid.Uint8().Draw(t, "voters"),
+			Format: uint64(rapid.Uint8().Draw(t, "format")),
 		}
 		m.Instance[0] = 1 // not zero
 		for _, b := range []*bool{&m.MayVote, &m.Durable, &m.Open, &m.Voter, &m.Leader, &m.Standby, &m.Leaving} {
@@ -58,12 +59,16 @@ func TestMetaBeyondBoundsIsRefused(t *testing.T) {
 		"a long name":      func(m *Meta) { m.Name = strings.Repeat("n", wire.MaxName+1) },
 		"no address":       func(m *Meta) { m.Addr = "" },
 		"a long address":   func(m *Meta) { m.Addr = strings.Repeat("a", wire.MaxAddr+1) },
+		"no such format":   func(m *Meta) { m.Format = maxFormat + 1 },
 		"a megabyte of it": func(m *Meta) { m.Name = strings.Repeat("n", 1<<20) },
 	} {
 		m := good
 		spoil(&m)
 		if m.check() == nil {
 			t.Errorf("%s: may be sent", name)
+		}
+		if m.Format > maxFormat {
+			continue // what is above is ignored, as flags of the future are
 		}
 		if _, err := decodeMeta(m.encode()); !errors.Is(err, wire.ErrMalformed) {
 			t.Errorf("%s: read with error %v", name, err)
@@ -82,6 +87,27 @@ func TestMetaOfAnotherVersionSaysSo(t *testing.T) {
 	w.String("it has")
 	if _, err := decodeMeta(w.Bytes()); err == nil || !strings.Contains(err.Error(), "version 2") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The format goes where a process that doesn't know of it looks for flags only, and one that doesn't send it has none.
+func TestMetaFormatIsNewsToNobody(t *testing.T) {
+	m := Meta{Instance: wire.NewUUID(), Name: "a", Addr: "127.0.0.1:1", MayVote: true, Leaving: true}
+	old := m.encode()
+	m.Format = 2
+	p := m.encode()
+	r, was := wire.NewReader(p), wire.NewReader(old)
+	if n, v := r.Array(64), r.Uint(); n != was.Array(64) || v != was.Uint() {
+		t.Fatalf("%d fields of version %d: it would not be read", n, v)
+	}
+	if got, err := decodeMeta(p); err != nil || got != m {
+		t.Errorf("%+v came back as %+v, %v", m, got, err)
+	}
+	if got, err := decodeMeta(old); err != nil || got.Format != 0 {
+		t.Errorf("a process that sends none has format %d, %v", got.Format, err)
+	}
+	if m.flags() >= 1<<formatShift {
+		t.Error("the flags reach into the format")
 	}
 }
 

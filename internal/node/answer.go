@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/godistlock/distlock/internal/wire"
@@ -36,7 +37,7 @@ func (n *Node) answer(ctx context.Context, from wire.Hello, kind uint8, body []b
 		if err != nil {
 			return nil, err
 		}
-		return a.encode(), nil
+		return a.encodeFor(q.Kind), nil
 	case callConfirm:
 		c, err := decodeConfirmCall(body)
 		if err != nil {
@@ -50,8 +51,11 @@ func (n *Node) answer(ctx context.Context, from wire.Hello, kind uint8, body []b
 		}
 		return nil, n.letGo(ctx, l, server)
 	}
-	return nil, fmt.Errorf("call %d is not known to this version", kind)
+	return nil, errors.New(unknownCall(kind))
 }
+
+// unknownCall is what the first version answers to a call that it doesn't know, as all do.
+func unknownCall(kind uint8) string { return fmt.Sprintf("call %d is not known to this version", kind) }
 
 // who says who leads, and how far this process's own state machine is.
 func (n *Node) who(ctx context.Context) leadReply {

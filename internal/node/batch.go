@@ -2,8 +2,10 @@ package node
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
 
@@ -16,18 +18,39 @@ const (
 type item struct {
 	cmd  raftfsm.Command
 	size int // operations in it
+	bulk int // bytes of keys, values and the like in it
 	// done is called once, on a goroutine of the batcher, with the command's reply or the reason why its outcome is unknown.
 	// It must not block.
 	done func(raftfsm.Reply, error)
 }
 
+// bytesPerOp is how many bytes count for as much in an entry as one operation does.
+const bytesPerOp = 1024
+
 // cost is what it counts for in an entry: its operations, and a command without any as one, so that thousands of sessions that are created
-// at once make no entry beyond raftfsm.MaxEntry, which no member could read.
+// at once make no entry beyond raftfsm.MaxEntry, which no member could read; and its bytes, for the same reason: one request may have 64 keys
+// of 1 KiB.
 func (it item) cost() int {
 	if it.cmd == nil {
 		return 0
 	}
-	return max(1, it.size)
+	return max(1, it.size) + it.bulk/bytesPerOp
+}
+
+// maxBulk bounds the bytes of one item, which goes into an entry whatever it costs, when it is the first. A session's message that has more
+// becomes several items.
+const maxBulk = maxBatchOps * bytesPerOp
+
+// bulkOf is about how many bytes o takes in an entry, beyond what every operation does.
+func bulkOf(o *wire.Op) int {
+	n := len(o.Key)
+	if o.Ask == nil {
+		return n
+	}
+	for _, k := range o.Ask.Keys {
+		n += len(k)
+	}
+	return n + len(o.Ask.Value) + len(o.Ask.Where)
 }
 
 // batcher gathers all that comes while entries are in flight into the next one. It drains greedily, with no timer: under light load an
@@ -36,7 +59,8 @@ type batcher struct {
 	term    uint64
 	propose func([]byte) proposal
 	wall    func() time.Time
-	lost    func() // called when a proposal fails: this lead is over
+	lost    func()        // called when a proposal fails: this lead is over
+	format  atomic.Uint64 // in which entries are written; only rises. Who adds what an older one can't say has raised it first
 
 	mu      sync.Mutex // guards waiting and closed
 	waiting []item
@@ -50,7 +74,9 @@ type proposal interface {
 }
 
 func newBatcher(term uint64, propose func([]byte) proposal, wall func() time.Time, lost func()) *batcher {
-	return &batcher{term: term, propose: propose, wall: wall, lost: lost, wake: make(chan struct{}, 1)}
+	b := &batcher{term: term, propose: propose, wall: wall, lost: lost, wake: make(chan struct{}, 1)}
+	b.format.Store(1)
+	return b
 }
 
 // add queues it for the next entry.
@@ -120,7 +146,7 @@ func (b *batcher) take() []item {
 }
 
 func (b *batcher) encode(items []item) []byte {
-	e := raftfsm.Entry{Version: raftfsm.Version, Term: b.term, Wall: b.wall().UnixMicro()}
+	e := raftfsm.Entry{Version: b.format.Load(), Term: b.term, Wall: b.wall().UnixMicro()}
 	for _, it := range items {
 		if it.cmd != nil {
 			e.Commands = append(e.Commands, it.cmd)

@@ -31,3 +31,69 @@ func TestEntriesOfManyCreationsAreBounded(t *testing.T) {
 		total += len(items)
 	}
 }
+
+// Requests of the greatest size, in messages as large as can be: what goes into an entry can be read, in the order in which it came.
+func TestEntriesOfLargeRequestsAreBounded(t *testing.T) {
+	l := &lead{batch: newBatcher(1, nil, time.Now, nil)}
+	l.batch.format.Store(wire.Format)
+	var sink fakeSink
+	keys := make([]string, wire.MaxKeys)
+	for i := range keys {
+		keys[i] = strings.Repeat(string(rune('A'+i)), wire.MaxKey/2)
+	}
+	ask := &wire.Ask{Keys: keys, Value: make([]byte, wire.MaxValue), Where: strings.Repeat("w", wire.MaxWhere)}
+	var large, long []wire.Op
+	for i := range wire.MaxOps {
+		large = append(large, wire.Op{Kind: wire.OpRequest, Seq: uint64(i + 1), Ask: ask})
+		long = append(long, wire.Op{Kind: wire.OpAcquire, Seq: uint64(wire.MaxOps + i + 1), Key: keys[0]})
+	}
+	l.submit(1, large, &sink)
+	l.submit(1, long, &sink)
+	last := uint64(0)
+	for items := l.batch.take(); len(items) > 0; items = l.batch.take() {
+		entry := l.batch.encode(items)
+		if len(entry) > raftfsm.MaxEntry/2 {
+			t.Errorf("an entry of %d bytes", len(entry))
+		}
+		e, err := raftfsm.DecodeEntry(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range e.Commands {
+			for _, o := range c.(raftfsm.Ops).Ops {
+				if last++; o.Seq != last {
+					t.Fatalf("operation %d where %d belongs", o.Seq, last)
+				}
+			}
+		}
+	}
+	if last != 2*wire.MaxOps {
+		t.Errorf("%d operations of %d", last, 2*wire.MaxOps)
+	}
+}
+
+// Times of the longest keys, all due at once.
+func TestEntriesOfManyTimesAreBounded(t *testing.T) {
+	l := &lead{batch: newBatcher(1, nil, time.Now, nil)}
+	l.batch.format.Store(wire.Format)
+	l.times.began = time.Now().Add(-time.Hour)
+	const n = 3 * raftfsm.MaxTimers
+	key := strings.Repeat("k", wire.MaxKey)
+	for i := range n {
+		l.times.start(raftfsm.Timer{Key: key, Fence: uint64(i + 1), Armed: 1, Left: 1}, l.times.began)
+	}
+	l.reportTimes()
+	total := 0
+	for items := l.batch.take(); len(items) > 0; items = l.batch.take() {
+		e, err := raftfsm.DecodeEntry(l.batch.encode(items))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range e.Commands {
+			total += len(c.(raftfsm.Time).Timers)
+		}
+	}
+	if total != n {
+		t.Errorf("%d of %d", total, n)
+	}
+}

@@ -21,6 +21,7 @@ type fakeLog struct {
 	index   uint64
 	waiting []*fakeEntry
 	auto    bool          // entries commit at once
+	oldest  string        // who knows format 1 only; "": nobody
 	came    chan struct{} // cap 1: an entry came
 }
 
@@ -40,13 +41,23 @@ func newFakeLead(t *testing.T) (*fakeLog, *lead) {
 	f := &fakeLog{fsm: raftfsm.New(), came: make(chan struct{}, 1)}
 	g := &group{fsm: f.fsm}
 	f.fsm.Observe(func(r *raftfsm.Result) { f.lead.observe(r) })
-	f.lead = startLead(g, fakeTerm, f.propose, slog.New(slog.DiscardHandler))
+	f.lead = startLead(g, fakeTerm, f.propose, f.allowed, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		f.lead.endAsync()
 		f.lose()
 		f.lead.end()
 	})
 	return f, f.lead
+}
+
+// allowed is the format that all members read.
+func (f *fakeLog) allowed() (uint64, string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.oldest != "" {
+		return 1, tooOldText(f.oldest)
+	}
+	return wire.Format, ""
 }
 
 // newFakeCluster is a lead that is ready, of an open cluster; its entries commit at once.

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
@@ -16,13 +17,19 @@ func FuzzCalls(f *testing.F) {
 	f.Add(Query{Kind: QueryLocks, Prefix: "a", After: "ab", Page: 2}.encode())
 	f.Add(Answer{Found: true, Fence: 5, Page: 1, Locks: []raftfsm.LockInfo{{
 		Key: "k", Holders: []raftfsm.GrantInfo{{Key: "k", Member: "web-1", Fence: 5, Since: 1}}, Waiters: []raftfsm.WaiterInfo{{Member: "web-2", Since: 2}},
+	}}}.encodePlain())
+	f.Add(Answer{Stats: raftfsm.Counters{Keys: 1, Grants: 7, LastFence: 9}, Locks: []raftfsm.LockInfo{{
+		Key: "k", Mode: wire.Units, Limit: 5, Holders: []raftfsm.GrantInfo{{Fence: 5, Since: 1, Weight: 2, Detached: true, Value: []byte{7}, Where: "a.go:1"}},
 	}}}.encode())
+	f.Add(encodeEvents([]Event{{Type: "granted", Index: 3, Key: "k", Member: "web-1", Fence: 7, Time: time.UnixMicro(1)}, {Type: EventMissed}}))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		again(t, body, decodeLeadReply, encodeLeadReply)
 		again(t, body, decodeConfirmCall, confirmCall.encode)
 		again(t, body, decodeUUID, encodeUUID)
 		again(t, body, decodeQuery, Query.encode)
 		again(t, body, decodeAnswer, Answer.encode)
+		again(t, body, decodeAnswer, Answer.encodePlain)
+		again(t, body, decodeEvents, encodeEvents)
 		_, _, _ = decodeConfirmReply(body)
 	})
 }

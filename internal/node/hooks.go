@@ -12,6 +12,7 @@ type Hooks struct {
 	Store   func(raftlog.Store) raftlog.Store // wraps the log's store, below its guard
 	Applied func(*raftfsm.Result)             // called for each entry on the applying goroutine, before anybody hears of it
 	Wall    func() time.Time                  // the wall clock; default time.Now
+	Format  uint64                            // of the log: what this process says that it reads; default wire.Format
 }
 
 // wall is the wall clock: for people, and for the fence that a cluster begins with. Nothing that ends a lock or a session reads it.

@@ -28,13 +28,18 @@ type lead struct {
 	once   sync.Once
 	wg     sync.WaitGroup // batcher and expiry loop
 
+	formatMu sync.Mutex              // held over each check of the format and what follows from it; never together with mu
+	allowed  func() (uint64, string) // the greatest format that all members read, and who is too old for a greater one
+
 	mu      sync.Mutex // guards the fields below
 	leases  map[uint64]*lease
 	leaving map[wire.UUID]bool      // servers that asked to be taken out of the Raft group
 	shunned map[wire.UUID]time.Time // until when a process that would not take a seat is passed over
 	sinks   map[uint64]session.Sink // queues: they take what they are given and return
 	onEnd   map[any]func()          // what to tell when this lead is over, by who asked
-	wake    chan struct{}           // cap 1: a lease was added
+	watches map[eventSink]string    // by who watches: the prefix. Sinks queue, as above
+	times   stopwatch               // what is left of detached grants and cooldowns
+	wake    chan struct{}           // cap 1: a lease or a time was added
 }
 
 // lease is what the leader remembers of a session's renewals. It is not replicated: a new leader begins anew with a full TTL.
@@ -44,13 +49,17 @@ type lease struct {
 	renewals uint64
 }
 
-func startLead(g *group, term uint64, propose func([]byte) proposal, logger *slog.Logger) *lead {
+func startLead(g *group, term uint64, propose func([]byte) proposal, allowed func() (uint64, string), logger *slog.Logger) *lead {
 	l := &lead{
-		group: g, term: term, logger: logger,
+		group: g, term: term, logger: logger, allowed: allowed,
 		ready: make(chan struct{}), done: make(chan struct{}),
-		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()), leaving: make(map[wire.UUID]bool), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
+		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()),
+		watches: make(map[eventSink]string), leaving: make(map[wire.UUID]bool), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
 	}
 	l.batch = newBatcher(term, propose, g.cfg.hooks.wall, l.endAsync)
+	l.times.began = time.Now()
+	l.raiseFormat(g.fsm.View().Format())
+	l.checkFormat()
 	l.wg.Go(func() { l.batch.run(l.done) }) // both end with done
 	l.wg.Go(l.expireLoop)
 	return l
@@ -66,6 +75,7 @@ func (l *lead) endAsync() {
 			tell()
 		}
 		l.onEnd = nil
+		l.endWatchesLocked()
 	})
 }
 
@@ -111,14 +121,17 @@ func (l *lead) begin() error {
 	if err := l.prove(context.Background()); err != nil {
 		return err
 	}
-	now := time.Now()
+	view := l.group.fsm.View()
+	now := time.Now() // not before any of what the state says was committed
+	l.raiseFormat(view.Format())
 	l.mu.Lock()
-	for _, s := range l.group.fsm.View().Sessions() {
+	for _, s := range view.Sessions() {
 		if l.leases[s.ID] == nil {
 			l.leases[s.ID] = &lease{ttl: s.TTL, last: now}
 		}
 	}
 	l.mu.Unlock()
+	l.takeTimesOver(view.Timers(), now)
 	close(l.ready)
 	return nil
 }
@@ -188,12 +201,13 @@ func (l *lead) observe(r *raftfsm.Result) {
 			}
 		}
 	}
-	if len(r.Created) > 0 {
+	if sooner := l.times.take(r, now); sooner || len(r.Created) > 0 {
 		select {
 		case l.wake <- struct{}{}:
 		default:
 		}
 	}
+	l.tellWatchesLocked(r)
 	l.pushLocked(r.Outcomes)
 	for _, id := range r.Ended {
 		if s := l.sinks[id]; s != nil {
@@ -252,7 +266,25 @@ func (l *lead) detach(id uint64, sink session.Sink) {
 
 // submit puts a session's operations into the next entry. Outcomes come through the sink.
 func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink) {
-	l.batch.add(item{cmd: raftfsm.Ops{Session: id, Ops: ops}, size: len(ops), done: func(r raftfsm.Reply, err error) {
+	if l.format() < wire.Format {
+		if ops = l.downToFormat1(id, ops, sink); len(ops) == 0 {
+			return
+		}
+	}
+	from, bulk := 0, 0
+	for i := range ops {
+		b := bulkOf(&ops[i])
+		if bulk > 0 && bulk+b > maxBulk {
+			l.submitItem(id, ops[from:i:i], bulk, sink)
+			from, bulk = i, 0
+		}
+		bulk += b
+	}
+	l.submitItem(id, ops[from:], bulk, sink)
+}
+
+func (l *lead) submitItem(id uint64, ops []wire.Op, bulk int, sink session.Sink) {
+	l.batch.add(item{cmd: raftfsm.Ops{Session: id, Ops: ops}, size: len(ops), bulk: bulk, done: func(r raftfsm.Reply, err error) {
 		if err == nil && r.Code == wire.CodeGone {
 			sink.Renewed(id, 0, false)
 		}
@@ -297,77 +329,4 @@ func (l *lead) create(ctx context.Context, c wire.CreateSession) (wire.SessionRe
 func (l *lead) closeSession(ctx context.Context, id uint64) error {
 	_, err := l.propose(ctx, raftfsm.Close{Session: id})
 	return err
-}
-
-// expireLoop proposes the end of each session that was not renewed for its TTL. One timer stands for all of them.
-func (l *lead) expireLoop() {
-	select {
-	case <-l.ready:
-	case <-l.done:
-		return
-	}
-	t := time.NewTimer(0)
-	defer t.Stop()
-	due := time.Now()
-	for {
-		select {
-		case <-l.done:
-			return
-		case <-l.wake:
-		case <-t.C:
-			// A loop that wakes late was itself paused or starved, and renewals may lie unread in the sockets: all get that time on top.
-			if late := time.Since(due); late > expiryTick {
-				l.prolong(late)
-			}
-			l.expire()
-		}
-		next := l.nextExpiry()
-		due = time.Now().Add(next)
-		t.Reset(next)
-	}
-}
-
-// expiryTick bounds how long the expiry loop sleeps, so that it notices a pause of its own process, and how long an expiry may come late.
-const expiryTick = 100 * time.Millisecond
-
-func (l *lead) prolong(d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range l.leases {
-		s.last = s.last.Add(d)
-	}
-}
-
-func (l *lead) nextExpiry() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.leases) == 0 {
-		return time.Hour
-	}
-	return expiryTick
-}
-
-// expire proposes an Expire for each lease that ran out, carrying the term and what the state said of the session.
-func (l *lead) expire() {
-	now := time.Now()
-	var due []uint64
-	l.mu.Lock()
-	for id, s := range l.leases {
-		if now.Sub(s.last) >= s.ttl {
-			due = append(due, id)
-			s.last = now // asked once; asked again only if it still stands a TTL from now
-		}
-	}
-	l.mu.Unlock()
-	if len(due) == 0 {
-		return
-	}
-	for _, id := range due {
-		s, ok := l.group.fsm.Session(id)
-		if !ok {
-			continue
-		}
-		l.logger.Warn("session expired: its process renewed it no more", "member", s.Name, "session", id, "ttl", s.TTL)
-		l.batch.add(item{cmd: raftfsm.Expire{Session: id, Term: l.term, Seen: s.Renewed}, done: func(raftfsm.Reply, error) {}})
-	}
 }

@@ -165,7 +165,7 @@ func TestNewLeadGivesAFullTTL(t *testing.T) {
 		time.Sleep(ttl * 9 / 10)
 		first.endAsync()
 		synctest.Wait()
-		second := startLead(first.group, fakeTerm, f.propose, first.logger)
+		second := startLead(first.group, fakeTerm, f.propose, first.allowed, first.logger)
 		defer second.end()
 		f.lead = second
 		f.commitAll(false)

@@ -93,7 +93,7 @@ func (n *Node) endLead() {
 
 func (n *Node) beginLead(g *group) {
 	propose := func(entry []byte) proposal { return raftProposal{g.raft.Apply(entry, enqueueTimeout)} }
-	l := startLead(g, g.raft.CurrentTerm(), propose, n.logger)
+	l := startLead(g, g.raft.CurrentTerm(), propose, func() (uint64, string) { return n.allowedFormat(g) }, n.logger)
 	n.lead.Store(l)
 	l.wg.Go(func() { // ends with the lead
 		if err := l.begin(); err != nil {

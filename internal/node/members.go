@@ -133,7 +133,7 @@ func (n *Node) meta() gossip.Meta {
 	defer n.mu.Unlock()
 	return gossip.Meta{
 		Instance: n.cfg.Instance, Server: n.ident.Server, Cluster: n.ident.Cluster, Name: n.cfg.Name, Addr: n.cfg.Addr,
-		Term: term, Expect: uint8(min(n.cfg.Expect, 255)), Voters: uint8(n.cfg.Voters),
+		Term: term, Expect: uint8(min(n.cfg.Expect, 255)), Voters: uint8(n.cfg.Voters), Format: n.ownFormat(),
 		MayVote: n.cfg.MayVote, Durable: n.cfg.Dir != "", Open: n.open, Voter: voters[n.ident.Server], Leader: leads,
 		Leaving: n.resigned.Load(),
 	}

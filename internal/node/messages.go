@@ -85,15 +85,17 @@ type Query struct {
 	Key    string // QueryGrant
 	Prefix string // QueryLocks
 	After  string // QueryLocks: the last key of the page before
-	Page   uint64 // QueryLocks: which held view the page comes from; 0 takes a new one
+	Page   uint64 // QueryLocks: which held view the page comes from; 0 takes a new one. QueryGrant: the fence that is asked for; 0 means any
 }
 
-// QueryKind says what a Query asks.
+// QueryKind says what a Query asks. Values are part of the protocol: they are never renumbered.
 type QueryKind uint8
 
 const (
 	QueryGrant QueryKind = 1
-	QueryLocks QueryKind = 2
+	queryPlain QueryKind = 2 // QueryLocks of processes that know exclusive locks only
+	QueryLocks QueryKind = 3
+	QueryStats QueryKind = 4
 )
 
 func (q Query) encode() []byte {

@@ -78,6 +78,7 @@ type Node struct {
 	last        wire.UUID            // the leader that the last link went to
 	changed     chan struct{}        // closed and replaced when leadership or membership moved
 	peers       map[*peerConn]*rpc.Conn
+	watches     int // calls of Watch that have not ended
 	closed      bool
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,12 +9,8 @@ import (
 
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/rpc"
-	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
-
-// pageBytes is about how large a page of a listing may get: well below a frame.
-const pageBytes = 1 << 20
 
 // Query answers a linearizable read: the leader commits an entry that was proposed after the question came, then reads its own state. On a
 // lost answer or a change of leader it asks again until ctx ends: a read may be repeated.
@@ -23,8 +20,8 @@ func (n *Node) Query(ctx context.Context, q Query) (Answer, error) {
 	}
 	for round := 0; ; round++ {
 		changed := n.Changed()
-		a, err := n.tryQuery(ctx, q)
-		if err == nil || errors.Is(err, ErrPageGone) {
+		a, err := asUnderstood(ctx, q, n.query)
+		if err == nil || errors.Is(err, ErrPageGone) || errors.Is(err, errOldLeader) {
 			return a, err
 		}
 		if werr := n.waitRetry(ctx, changed, round); werr != nil {
@@ -33,23 +30,63 @@ func (n *Node) Query(ctx context.Context, q Query) (Answer, error) {
 	}
 }
 
-func (n *Node) tryQuery(ctx context.Context, q Query) (Answer, error) {
+// asUnderstood asks a leader that may be older than this process in a way that it understands.
+func asUnderstood(ctx context.Context, q Query, ask func(context.Context, Query) (Answer, error)) (Answer, error) {
+	a, err := ask(ctx, q)
+	switch {
+	case q.Kind == QueryGrant && q.Page != 0 && errors.Is(err, ErrPageGone): // it took the fence for a page
+		fence := q.Page
+		q.Page = 0
+		a, err = ask(ctx, q)
+		a.Found = a.Found && a.Fence == fence
+	case q.Kind == QueryLocks && errors.Is(err, errOldLeader):
+		q.Kind = queryPlain
+		a, err = ask(ctx, q)
+	}
+	return a, err
+}
+
+// query asks once.
+func (n *Node) query(ctx context.Context, q Query) (Answer, error) {
+	var local *Answer
 	body, err := n.askLeader(ctx, func(ctx context.Context, l *lead) ([]byte, error) {
 		a, err := n.pages.answer(ctx, l, q)
-		if err != nil {
-			return nil, err
+		for i := range a.Locks {
+			for j := range a.Locks[i].Holders { // the state's own bytes, which nobody may change
+				h := &a.Locks[i].Holders[j]
+				h.Value = bytes.Clone(h.Value)
+			}
 		}
-		return a.encode(), nil
+		local = &a
+		return nil, err
 	}, callQuery, q.encode())
 	if err != nil {
-		var remote *rpc.RemoteError
-		if errors.As(err, &remote) && remote.Code == codePageGone {
-			return Answer{}, ErrPageGone
-		}
-		return Answer{}, err
+		return Answer{}, queryError(q, err)
+	}
+	if local != nil {
+		return *local, nil
 	}
 	return decodeAnswer(body)
 }
+
+// queryError makes of what a leader answered what the caller can branch on.
+func queryError(q Query, err error) error {
+	var remote *rpc.RemoteError
+	switch {
+	case !errors.As(err, &remote):
+		return err
+	case remote.Code == codePageGone:
+		return ErrPageGone
+	case remote.Code == codeUnknown, remote.Code == 0 && remote.Text == unknownQuery(q.Kind): // code 0 is what the first version answers
+		return errOldLeader
+	}
+	return err
+}
+
+// errOldLeader says that the leader does not know what it was asked for. It matches errors.ErrUnsupported.
+var errOldLeader = fmt.Errorf("the process that leads is of a version that doesn't know this; update it: %w", errors.ErrUnsupported)
+
+func unknownQuery(k QueryKind) string { return fmt.Sprintf("query %d is not known to this version", k) }
 
 // askLeader runs local where this process leads, else calls the leader.
 func (n *Node) askLeader(ctx context.Context, local func(context.Context, *lead) ([]byte, error), kind uint8, body []byte) ([]byte, error) {
@@ -65,8 +102,9 @@ func (n *Node) askLeader(ctx context.Context, local func(context.Context, *lead)
 
 // Answer is what a Query found.
 type Answer struct {
-	Found bool // QueryGrant
-	Fence uint64
+	Found bool   // QueryGrant: the grant is held, and not revoked
+	Fence uint64 // QueryGrant: its fence; if it was not found, that of the grant which is held longest
+	Stats raftfsm.Counters
 	Locks []raftfsm.LockInfo
 	Page  uint64 // QueryLocks: more follow on this held view; 0: that was all
 }
@@ -74,7 +112,12 @@ type Answer struct {
 // ErrPageGone says that a listing must begin anew: the leader that held its moment is gone.
 var ErrPageGone = errors.New("the listing was interrupted by a change of leader")
 
-const codePageGone = 1
+// Codes of errors that a leader answers. They are never renumbered.
+const (
+	codePageGone uint8 = 1
+	codeUnknown  uint8 = 2 // it doesn't know what it was asked for
+	codeLimit    uint8 = 3 // a bound that its Text names
+)
 
 // pages holds the views that listings read page by page, so that a listing is of one moment.
 type pages struct {
@@ -110,7 +153,8 @@ func (p *pages) view(id uint64) *raftfsm.View {
 }
 
 func (p *pages) answer(ctx context.Context, l *lead, q Query) (Answer, error) {
-	if q.Page != 0 {
+	lists := q.Kind == QueryLocks || q.Kind == queryPlain
+	if lists && q.Page != 0 {
 		v := p.view(q.Page)
 		if v == nil {
 			return Answer{}, &rpc.RemoteError{Text: ErrPageGone.Error(), Code: codePageGone}
@@ -121,121 +165,23 @@ func (p *pages) answer(ctx context.Context, l *lead, q Query) (Answer, error) {
 		return Answer{}, err
 	}
 	v := l.group.fsm.View()
-	switch q.Kind {
-	case QueryGrant:
-		g, ok := v.Grant(q.Key)
-		return Answer{Found: ok && !g.Revoked, Fence: g.Fence}, nil
-	case QueryLocks:
+	switch {
+	case lists:
 		return listPage(v, q, func() uint64 { return p.hold(v) }), nil
+	case q.Kind == QueryGrant:
+		return grantAnswer(v, q), nil
+	case q.Kind == QueryStats:
+		return Answer{Stats: v.Counters()}, nil
 	}
-	return Answer{}, fmt.Errorf("query %d is not known to this version", q.Kind)
+	return Answer{}, &rpc.RemoteError{Text: unknownQuery(q.Kind), Code: codeUnknown}
 }
 
-// listPage reads locks from v until the page is full.
-func listPage(v *raftfsm.View, q Query, hold func() uint64) Answer {
-	var a Answer
-	after, size := q.After, 0
-	for size < pageBytes {
-		batch := v.Locks(q.Prefix, after, 64)
-		for i, k := range batch {
-			a.Locks = append(a.Locks, k)
-			size += lockSize(k)
-			after = k.Key
-			if size >= pageBytes && i+1 < len(batch) {
-				break
-			}
-		}
-		if len(batch) < 64 && (len(batch) == 0 || after == batch[len(batch)-1].Key) {
-			return a
-		}
+// grantAnswer answers a QueryGrant. q.Page is the fence; an older process asks without.
+func grantAnswer(v *raftfsm.View, q Query) Answer {
+	g, ok := v.Grant(q.Key, q.Page)
+	if !ok && q.Page != 0 {
+		longest, _ := v.Grant(q.Key, 0)
+		return Answer{Fence: longest.Fence}
 	}
-	a.Page = hold()
-	return a
-}
-
-// lockSize is about how many bytes k takes on the wire.
-func lockSize(k raftfsm.LockInfo) int {
-	n := len(k.Key) + 12
-	for _, h := range k.Holders {
-		n += len(h.Member) + 24
-	}
-	for _, w := range k.Waiters {
-		n += len(w.Member) + 12
-	}
-	return n
-}
-
-func (a Answer) encode() []byte {
-	w := wire.NewWriter()
-	w.Array(4)
-	w.Bool(a.Found)
-	w.Uint(a.Fence)
-	w.Uint(a.Page)
-	w.Array(len(a.Locks))
-	for _, k := range a.Locks {
-		encodeLock(w, k)
-	}
-	return w.Bytes()
-}
-
-func decodeAnswer(body []byte) (Answer, error) {
-	r := wire.NewReader(body)
-	if n := r.Array(4); n != 4 {
-		r.Fail("answer with %d fields", n)
-	}
-	a := Answer{Found: r.Bool(), Fence: r.Uint(), Page: r.Uint()}
-	for range r.Array(wire.MaxFrame) {
-		k := decodeLock(r)
-		if r.Err() != nil {
-			break
-		}
-		a.Locks = append(a.Locks, k)
-	}
-	return a, r.End()
-}
-
-func encodeLock(w *wire.Writer, k raftfsm.LockInfo) {
-	w.Array(3)
-	w.String(k.Key)
-	w.Array(len(k.Holders))
-	for _, h := range k.Holders {
-		w.Array(3)
-		w.String(h.Member)
-		w.Uint(h.Fence)
-		w.Int(h.Since)
-	}
-	w.Array(len(k.Waiters))
-	for _, x := range k.Waiters {
-		w.Array(2)
-		w.String(x.Member)
-		w.Int(x.Since)
-	}
-}
-
-func decodeLock(r *wire.Reader) raftfsm.LockInfo {
-	if n := r.Array(3); n != 3 {
-		r.Fail("lock with %d fields", n)
-	}
-	k := raftfsm.LockInfo{Key: r.String(wire.MaxKey)}
-	for range r.Array(wire.MaxFrame) {
-		if n := r.Array(3); n != 3 {
-			r.Fail("holder with %d fields", n)
-		}
-		h := raftfsm.GrantInfo{Key: k.Key, Member: r.String(wire.MaxName), Fence: r.Uint(), Since: r.Int()}
-		if r.Err() != nil {
-			return k
-		}
-		k.Holders = append(k.Holders, h)
-	}
-	for range r.Array(wire.MaxFrame) {
-		if n := r.Array(2); n != 2 {
-			r.Fail("waiter with %d fields", n)
-		}
-		x := raftfsm.WaiterInfo{Member: r.String(wire.MaxName), Since: r.Int()}
-		if r.Err() != nil {
-			return k
-		}
-		k.Waiters = append(k.Waiters, x)
-	}
-	return k
+	return Answer{Found: ok && !g.Revoked, Fence: g.Fence}
 }

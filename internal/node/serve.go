@@ -22,12 +22,15 @@ const (
 	callEnlist       uint8 = 7  // the leader asks this process to run Raft
 	callResign       uint8 = 8  // a voter that leaves asks the leader to take it out of the configuration
 	callWho          uint8 = 9  // who leads?
+	callWatch        uint8 = 22 // a prefix -> the term of the lead; binds the connection to this watch
 	msgAttach        uint8 = 16 // session
 	msgOps           uint8 = 17 // session, ops
 	msgRenew         uint8 = 18 // session, attempt
 	msgOutcomes      uint8 = 19 // session, outcomes
 	msgRenewed       uint8 = 20 // session, attempt, ok
 	msgOver          uint8 = 21 // this process leads no more
+	msgEvents        uint8 = 23 // events
+	msgTaken         uint8 = 24 // one message of events was taken: the next may be sent
 )
 
 // peerConn serves one connection that another process opened.
@@ -39,6 +42,7 @@ type peerConn struct {
 	conn     *rpc.Conn
 	lead     *lead // what callLead bound this connection to
 	sessions []uint64
+	watching *peerWatch // what callWatch made of this connection
 }
 
 var (
@@ -84,6 +88,8 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 			return nil, errNotLeading
 		}
 		return nil, l.closeSession(ctx, id)
+	case callWatch:
+		return p.watch(ctx, c, body)
 	default:
 		return p.node.answer(ctx, p.hello, kind, body)
 	}
@@ -110,6 +116,9 @@ func (p *peerConn) bind(ctx context.Context, c *rpc.Conn) ([]byte, error) {
 
 // Message takes what the other side's session sends.
 func (p *peerConn) Message(c *rpc.Conn, kind uint8, body []byte) {
+	if kind == msgTaken && p.taken() {
+		return
+	}
 	l := p.bound()
 	if l == nil {
 		c.Fail(errUnknownMessage)
@@ -152,6 +161,17 @@ func (p *peerConn) remember(id uint64) bool {
 	return true
 }
 
+// taken notes that the other side has taken a message of events; false: it watches nothing.
+func (p *peerConn) taken() bool {
+	p.mu.Lock()
+	w := p.watching
+	p.mu.Unlock()
+	if w != nil {
+		hint(w.taken)
+	}
+	return w != nil
+}
+
 // Outcomes pushes to the session's owner.
 func (p *peerConn) Outcomes(id uint64, outs []wire.Outcome) {
 	w := wire.NewWriter()
@@ -181,8 +201,12 @@ func (p *peerConn) send(kind uint8, body []byte) {
 // Closed forgets the connection.
 func (p *peerConn) Closed(*rpc.Conn) {
 	p.mu.Lock()
-	l, ids := p.lead, p.sessions
+	l, ids, w := p.lead, p.sessions, p.watching
 	p.mu.Unlock()
+	if w != nil {
+		close(w.over)
+		w.lead.unsubscribe(w)
+	}
 	if l != nil {
 		l.withdraw(p)
 		for _, id := range ids {

@@ -43,6 +43,7 @@ func (n *Node) steward(l *lead) {
 				n.logger.Info("the cluster grants from now on: whatever an earlier one granted has run out")
 			}
 		}
+		l.checkFormat()
 		if err := n.tend(l); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
 			n.logger.Info("the Raft group is not changed yet; it is tried again", "error", err)
 		}
@@ -124,9 +125,13 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64, caught
 		v.Dead[dead] = true
 	}
 	now := time.Now()
+	members := n.gossip.Members()
+	l.formatMu.Lock() // after the members were listed: a check of the format that is not over by now sees all of them
+	v.Format = l.format()
+	l.formatMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, m := range n.gossip.Members() {
+	for _, m := range members {
 		if m.Cluster != state.Cluster() {
 			continue
 		}
@@ -137,6 +142,7 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64, caught
 			Durable:  m.Durable,
 			Leaving:  m.Leaving && !m.Durable || l.leaving[m.Server],
 			CaughtUp: caughtUp[m.Server],
+			Format:   max(m.Format, 1),
 			Since:    uint64(m.Since.UnixNano()),
 		})
 	}

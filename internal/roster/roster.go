@@ -37,6 +37,7 @@ type Candidate struct {
 	Durable  bool   // its log is on disk: when it comes back it is the same server
 	Leaving  bool   // it has asked to go, or is gone after it had asked; a word of its own, not something guessed
 	CaughtUp bool   // its log is close to the leader's
+	Format   uint64 // the greatest version of the log's format that it reads
 	Since    uint64 // when it joined, in any unit that only orders: the one that is here longest is taken first
 }
 
@@ -47,6 +48,7 @@ type View struct {
 	Voters   int // seats wanted; below 1 counts as 1
 	Standbys int // nonvoters kept ready beyond those being prepared
 	Leader   wire.UUID
+	Format   uint64 // of the log, from now on: who can't read it gets no seat
 	Members  []Candidate
 	Dead     map[wire.UUID]bool // servers that are proven dead: they never come back, on disk or not
 }
@@ -181,7 +183,7 @@ func (p *plan) living(s wire.UUID) bool {
 // eligible says that s could be given a seat now.
 func (p *plan) eligible(s wire.UUID) bool {
 	c := p.who[s]
-	return c.Alive && c.MayVote && !c.Leaving && !p.Dead[s]
+	return c.Alive && c.MayVote && !c.Leaving && !p.Dead[s] && c.Format >= p.Format
 }
 
 // going says that a voter should be replaced and then removed. A durable server that leaves keeps its seat: it comes back with its log.
@@ -237,7 +239,7 @@ func (p *plan) dropNonvoter() (Change, bool) {
 	var fit []wire.UUID
 	for _, s := range p.nonvoters {
 		if !p.eligible(s) {
-			return Change{Kind: Remove, Server: s, Why: "this nonvoter is gone, leaving or may not vote"}, true
+			return Change{Kind: Remove, Server: s, Why: "this nonvoter is gone, leaving, may not vote or can't read the log"}, true
 		}
 		fit = append(fit, s)
 	}

@@ -19,17 +19,20 @@ func label(u wire.UUID) string { return strings.TrimRight(string(u[:]), "\x00") 
 // view reads a group as a person writes it: one word for each server, a name and what is true of it.
 //
 //	L leader  V voter  N nonvoter  (neither: outside)
-//	- silent  + proven dead  c behind with the log  x may not vote  d durable  l leaving
+//	- silent  + proven dead  c behind with the log  x may not vote  d durable  l leaving  o reads an older format than the log's
 //
 // Servers are as old as they stand: the first is the oldest.
 func view(voters, standbys int, text string) View {
-	v := View{Index: 7, Voters: voters, Standbys: standbys, Dead: map[wire.UUID]bool{}}
+	v := View{Index: 7, Voters: voters, Standbys: standbys, Format: 2, Dead: map[wire.UUID]bool{}}
 	for i, word := range strings.Fields(text) {
 		name, flags, _ := strings.Cut(word, ":")
 		has := func(f string) bool { return strings.Contains(flags, f) }
 		c := Candidate{
 			Server: id(name), Name: name, Since: uint64(i + 1),
-			Alive: !has("-") && !has("+"), MayVote: !has("x"), Durable: has("d"), Leaving: has("l"), CaughtUp: !has("c"),
+			Alive: !has("-") && !has("+"), MayVote: !has("x"), Durable: has("d"), Leaving: has("l"), CaughtUp: !has("c"), Format: 2,
+		}
+		if has("o") {
+			c.Format = 1
 		}
 		v.Members = append(v.Members, c)
 		switch {
@@ -46,6 +49,15 @@ func view(voters, standbys int, text string) View {
 		}
 	}
 	return v
+}
+
+// Until the log has a later format, who reads the first gets seats as everybody.
+func TestNextInTheFirstFormat(t *testing.T) {
+	v := view(3, 0, "a:L b:o c")
+	v.Format = 1
+	if c, ok := Next(v); !ok || c.Kind != AddNonvoter || label(c.Server) != "b" {
+		t.Errorf("next is %v %s; want add nonvoter b", c.Kind, label(c.Server))
+	}
 }
 
 func TestNext(t *testing.T) {
@@ -70,6 +82,11 @@ func TestNext(t *testing.T) {
 		{"promoted when it has the log", 3, 0, "a:L b:N c:Nc", "promote b"},
 		{"whoever has the log first", 3, 0, "a:L b:Nc c:N", "promote c"},
 		{"a caught-up one before adding another", 3, 0, "a:L b:N c", "promote b"},
+
+		{"not one that can't read the log", 3, 0, "a:L b:o c", "add nonvoter c"},
+		{"nobody rather than that", 3, 1, "a:L b:o", ""},
+		{"a nonvoter that can't read the log is not promoted", 3, 0, "a:L b:V c:No", "remove c"},
+		{"a voter that can't keeps its seat: it may come back as one that can", 3, 0, "a:L b:V c:Vo d", ""},
 
 		{"a silent voter keeps its seat", 3, 0, "a:L b:V c:V- d", ""},
 		{"a silent durable voter keeps its seat", 3, 0, "a:L b:V c:V-d d", ""},
@@ -151,7 +168,7 @@ func TestOfTwoReportsTheLivingOneCounts(t *testing.T) {
 	for _, order := range [][]bool{{true, false}, {false, true}} {
 		v := view(3, 0, "a:L b:V")
 		for _, alive := range order { // the same durable server before and after its restart
-			v.Members = append(v.Members, Candidate{Server: id("c"), Name: "c", Alive: alive, MayVote: true, Durable: true})
+			v.Members = append(v.Members, Candidate{Server: id("c"), Name: "c", Alive: alive, MayVote: true, Format: 2, Durable: true})
 		}
 		if c, ok := Next(v); !ok || c.Kind != AddNonvoter || c.Server != id("c") {
 			t.Errorf("reports %v: got %v %v", order, c, ok)

@@ -8,8 +8,8 @@ import (
 	"github.com/godistlock/distlock/internal/wire"
 )
 
-// watch gives the session up when its deadline passes. Besides the timer for the deadline it looks every twentieth of the TTL, since
-// Go's timers stand still while the machine is suspended and the clock does not. It ends with m.ctx.
+// watch gives the session up when its deadline passes, and ends the grants whose time is up. Besides the timer for the next deadline it
+// looks every twentieth of the TTL, since Go's timers stand still while the machine is suspended and the clock does not. It ends with m.ctx.
 func (m *Manager) watch() {
 	timer := time.NewTimer(m.ttl)
 	defer timer.Stop()
@@ -23,8 +23,15 @@ func (m *Manager) watch() {
 		m.mu.Lock()
 		now := m.cfg.Clock.Now()
 		m.checkLocked(now)
+		left := m.ttl / 20
 		if m.session != 0 {
-			timer.Reset(min(m.deadline-now, m.ttl/20))
+			left = min(left, m.deadline-now)
+		}
+		if len(m.times) > 0 {
+			left = min(left, m.times[0].more.deadline-now)
+		}
+		if m.session != 0 || len(m.times) > 0 {
+			timer.Reset(left)
 		} else {
 			timer.Stop() // until a session rearms it
 		}
@@ -32,8 +39,12 @@ func (m *Manager) watch() {
 	}
 }
 
-// checkLocked gives the session up if its deadline has passed. It stands before every use of an answer and of the session.
+// checkLocked ends the grants whose time is up, and gives the session up if its deadline has passed. It stands before every use of an
+// answer, of a grant and of the session.
 func (m *Manager) checkLocked(now time.Duration) {
+	if len(m.times) > 0 {
+		m.expireLocked(now)
+	}
 	if m.session != 0 && now >= m.deadline {
 		m.loseLocked(fmt.Sprintf("no renewal was answered that was sent in the last %s", m.lease))
 	}
@@ -54,21 +65,25 @@ func (m *Manager) goneLocked() {
 	m.loseLocked("the leader does not know it")
 }
 
-// loseLocked gives the session up for good. What waits goes on under the next session, in its old order; all else ends here: the
-// creation of the next session ends this one and whatever it has.
+// loseLocked gives the session up for good. What waits goes on under the next session, in its old order, and so does what is detached;
+// all else ends here: the creation of the next session ends this one and whatever it has.
 func (m *Manager) loseLocked(why string) {
 	for _, g := range m.reqs { // first, before anything else
-		if g.state == held {
+		if g.state == held && !g.isDetached() {
 			m.overLocked(g, lockerr.ErrSessionLost)
 		}
 	}
 	lost, again := m.session, make([]*Grant, 0, len(m.reqs))
 	for _, g := range m.inOrderLocked() {
 		switch {
+		case m.outlivesLocked(g, lost):
+			again = append(again, g)
+		case g.state == lapsed:
+			m.finishedLocked(g, nil)
 		case g.state == finishing:
-			m.failLocked(g, fmt.Errorf("%s %q: %w", g.verb(), g.key, lockerr.ErrSessionLost))
-		case g.force && g.sent:
-			m.finishedLocked(g, fmt.Errorf("%s %q: %w before the answer came: the outcome is unknown", g.verb(), g.key, lockerr.ErrSessionLost))
+			m.failLocked(g, fmt.Errorf("%s: %w", g.what(), lockerr.ErrSessionLost))
+		case g.errand != toLock && g.sent:
+			m.finishedLocked(g, fmt.Errorf("%s: %w before the answer came: the outcome is unknown", g.what(), lockerr.ErrSessionLost))
 		default:
 			again = append(again, g)
 		}
@@ -77,7 +92,7 @@ func (m *Manager) loseLocked(why string) {
 	m.dropSessionLocked()
 	m.previous, m.nonce = lost, wire.NewUUID()
 	m.renumberLocked(again)
-	m.cfg.Logger.Warn("session lost: all locks of this process are gone", "session", lost, "why", why, "queued again", len(again))
+	m.cfg.Logger.Warn("session lost: all locks of this process but detached ones are gone", "session", lost, "why", why, "queued again", len(again))
 }
 
 // dropSessionLocked forgets the session, and the link with it.
@@ -93,11 +108,16 @@ func (m *Manager) clearLocked() {
 	m.queue, m.forget, m.forgot = nil, nil, nil
 }
 
-// renumberLocked makes waiters, in their order, the only requests. Nothing of them has been sent under the session to come.
-func (m *Manager) renumberLocked(waiters []*Grant) {
+// renumberLocked makes these, which wait or are to be resumed, in their order, the only requests. Nothing of them has been sent under
+// the session to come.
+func (m *Manager) renumberLocked(again []*Grant) {
 	m.clearLocked()
-	for _, g := range waiters {
-		g.state, g.fence, g.sent = waiting, 0, false
+	m.numbering++
+	for _, g := range again {
+		if g.state != resuming {
+			g.state, g.fence, g.under = waiting, 0, nil
+		}
+		g.sent = false
 		m.addLocked(g)
 	}
 }
@@ -111,6 +131,7 @@ func (m *Manager) establish(session uint64, sent time.Duration) bool {
 		return false
 	}
 	m.session, m.deadline, m.creating = session, sent+m.lease, false
+	m.epoch = &epoch{session, m.nonce}
 	m.renumberLocked(m.inOrderLocked()) // those that were withdrawn meanwhile leave no gap
 	signal(m.rearm)
 	m.turnLocked()

@@ -10,4 +10,7 @@
 // 4/5 of the TTL after the last answered attempt was sent. The leader expires the session a whole TTL after it received an attempt
 // at the earliest, so Done closes first as long as the two clocks differ in rate by less than a fifth. A session that was given up
 // is never renewed; another is opened, and its creation ends the one before in the same entry of the log.
+//
+// A grant with a TTL is ended by this side, when the clock says so. A detached one has a time that the leader counts, from some moment after
+// it was told of it; this side relies on 4/5 of it, from before it was told. It outlives its session: see detached.
 package session

@@ -36,11 +36,20 @@ type cluster struct {
 	delay    time.Duration // each message takes up to this long; 0: none
 	double   float64       // a message to the leader is applied again, later
 	cuts     []int         // the links to come break at that message; see fakeLink.passLocked
+	outage   time.Duration // a link that breaks takes the leader along, for so long; 0: it doesn't
 	cutRate  int           // each link breaks at a random message up to this; 0: none does
 	grants   uint64        // OutGranted outcomes of the state machine that were not repeats
 	granting func(key string, session, fence uint64)
-	keys     map[[2]uint64]string // of the requests seen, for granting
+	moving   func(fence uint64)
+	asks     map[[2]uint64]*wire.Ask // the requests seen, for granting
+	asked    *wire.Ask               // what is being granted, for granting
 	fences   map[uint64]bool
+	timers   map[uint64]fakeTimer // by fence
+}
+
+type fakeTimer struct {
+	raftfsm.Timer
+	end time.Time
 }
 
 type fakeLease struct {
@@ -53,7 +62,8 @@ func newCluster(tb testing.TB, seed uint64) *cluster {
 	c := &cluster{
 		tb: tb, rng: rand.New(rand.NewPCG(seed, seed)), stop: make(chan struct{}),
 		fsm: raftfsm.New(), term: 1, leases: map[uint64]*fakeLease{}, sinks: map[uint64]*fakeLink{}, links: map[*fakeLink]bool{},
-		up: make(chan struct{}), wake: make(chan struct{}, 1), keys: map[[2]uint64]string{}, fences: map[uint64]bool{},
+		up: make(chan struct{}), wake: make(chan struct{}, 1), asks: map[[2]uint64]*wire.Ask{}, fences: map[uint64]bool{},
+		timers: map[uint64]fakeTimer{},
 	}
 	close(c.up)
 	c.fsm.Observe(c.observe)
@@ -90,7 +100,24 @@ func (c *cluster) apply(cmd raftfsm.Command) raftfsm.Reply {
 		c.tb.Errorf("entry %d: %v", c.index, res.Err)
 		return raftfsm.Reply{}
 	}
+	if len(res.Armed)+len(res.Disarmed) > 0 {
+		c.timeAgain()
+	}
 	return res.Replies[0]
+}
+
+// timeAgain keeps the timers that run as they are and begins to measure those that are new.
+func (c *cluster) timeAgain() {
+	now, old := time.Now(), c.timers
+	c.timers = map[uint64]fakeTimer{}
+	for _, t := range c.fsm.View().Timers() {
+		f, ok := old[t.Fence]
+		if !ok || f.Armed != t.Armed {
+			f = fakeTimer{t, now.Add(time.Duration(t.Left) * time.Millisecond)}
+		}
+		c.timers[t.Fence] = f
+	}
+	signal(c.wake)
 }
 
 // observe pushes what an entry led to. It runs inside apply.
@@ -100,8 +127,15 @@ func (c *cluster) observe(res *raftfsm.Result) {
 			c.fences[o.Fence] = true
 			c.grants++
 			if c.granting != nil {
-				c.granting(c.keys[[2]uint64{o.Session, o.Seq}], o.Session, o.Fence)
+				if c.asked = c.asks[[2]uint64{o.Session, o.Seq}]; c.asked != nil {
+					for _, key := range c.asked.Keys {
+						c.granting(key, o.Session, o.Fence)
+					}
+				}
 			}
+		}
+		if o.Kind == wire.OutAdopted && c.moving != nil {
+			c.moving(o.Fence)
 		}
 		if l := c.sinks[o.Session]; l != nil {
 			l.down(func() { l.sink.Outcomes(o.Session, []wire.Outcome{o.Outcome}) })
@@ -138,6 +172,15 @@ func (c *cluster) expire() {
 			}
 			next = min(next, max(left, time.Millisecond))
 		}
+		for _, f := range c.timers {
+			left := time.Until(f.end)
+			if left <= 0 && c.led() {
+				f.Left = 0
+				c.apply(raftfsm.Time{Term: c.term, Timers: []raftfsm.Timer{f.Timer}})
+				continue
+			}
+			next = min(next, max(left, time.Millisecond))
+		}
 		timer.Reset(next)
 		c.mu.Unlock()
 	}
@@ -169,6 +212,48 @@ func (c *cluster) depose(hang bool) {
 	c.sinks = map[uint64]*fakeLink{}
 }
 
+// outLocked deposes the leader until outage is over.
+func (c *cluster) outLocked() {
+	if !c.led() {
+		return
+	}
+	c.up = make(chan struct{})
+	for l := range c.links {
+		l.endLocked()
+	}
+	timer := time.NewTimer(c.outage)
+	c.wg.Go(func() {
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			c.elect()
+		case <-c.stop:
+		}
+	})
+}
+
+// cutOff keeps m from the leader until the returned function is called.
+func (c *cluster) cutOff(m *Manager) (back func()) {
+	gate := make(chan struct{})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.mu.Lock()
+	m.cfg.Connect = func(ctx context.Context, s Sink) (Link, error) {
+		select {
+		case <-gate:
+			return c.connect(ctx, s)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	session := m.session
+	m.mu.Unlock()
+	if l := c.sinks[session]; l != nil {
+		l.endLocked()
+	}
+	return func() { close(gate) }
+}
+
 // elect brings a leader of a new term, which gives every session a full TTL.
 func (c *cluster) elect() {
 	c.mu.Lock()
@@ -177,6 +262,9 @@ func (c *cluster) elect() {
 	for _, l := range c.leases {
 		l.last, l.renewals = time.Now(), 0
 	}
+	c.apply(raftfsm.Noop{}) // of the new term
+	c.timers = nil
+	c.timeAgain()
 	close(c.up)
 }
 
@@ -218,6 +306,7 @@ type fakeLink struct {
 	ups, downs       []func() // guarded by c.mu, as all below
 	wakeUp, wakeDown chan struct{}
 	hung             bool // nothing is processed; what is on its way down still arrives
+	deaf             bool // all is processed, but nothing arrives any more on its way down
 	left             int  // messages until the link breaks, -1 once it did; 0: it doesn't
 }
 
@@ -239,6 +328,9 @@ func (l *fakeLink) passLocked() bool {
 		if l.left--; l.left == 0 {
 			l.left = -1
 			l.endLocked()
+			if l.c.outage > 0 {
+				l.c.outLocked()
+			}
 		}
 	}
 	return l.left >= 0
@@ -271,7 +363,7 @@ func (l *fakeLink) pump(queue *[]func(), wake chan struct{}, up bool) {
 			time.Sleep(delay) // the network's
 		}
 		l.c.mu.Lock()
-		ok := l.passLocked()
+		ok := l.passLocked() && (up || !l.deaf)
 		if up {
 			if ok && !l.hung && l.term == l.c.term && l.c.led() {
 				next()
@@ -371,8 +463,11 @@ func (l *fakeLink) Submit(session uint64, ops []wire.Op) error {
 	}
 	return l.upward(func() {
 		for _, o := range ops {
-			if o.Kind == wire.OpAcquire {
-				l.c.keys[[2]uint64{session, o.Seq}] = o.Key
+			switch o.Kind {
+			case wire.OpAcquire:
+				l.c.asks[[2]uint64{session, o.Seq}] = &wire.Ask{Keys: []string{o.Key}}
+			case wire.OpRequest:
+				l.c.asks[[2]uint64{session, o.Seq}] = o.Ask
 			}
 		}
 		if r := l.c.apply(raftfsm.Ops{Session: session, Ops: ops}); r.Code == wire.CodeGone {
@@ -449,6 +544,18 @@ func (c *cluster) config(name string, ttl time.Duration) Config {
 			return wire.CreateSession{Nonce: nonce, Name: name, Server: server, Instance: instance, TTL: ttl.Milliseconds(), Previous: previous}
 		},
 	}
+}
+
+// jumpyMember is a process whose clock the test can set forward.
+func (c *cluster) jumpyMember(name string, ttl time.Duration) (*Manager, *jumpy) {
+	c.tb.Helper()
+	cfg, jump := c.config(name, ttl), newJumpy()
+	cfg.Clock = jump
+	m, err := Open(context.Background(), cfg)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	return m, jump
 }
 
 func (c *cluster) member(name string, ttl time.Duration) *Manager {

@@ -53,6 +53,7 @@ type Manager struct {
 	deadline time.Duration // on cfg.Clock; of session
 	attempts []attempt     // renewals of session that were sent and may still be answered, oldest first
 	attempt  uint64        // number of the last renewal
+	epoch    *epoch        // of session, or of the last one
 	previous uint64        // the session before, which the next creation ends
 	nonce    wire.UUID     // of the session, or of the one to be created
 	asked    wire.UUID     // the last nonce that was sent
@@ -63,13 +64,16 @@ type Manager struct {
 	linkedAt time.Duration // when link was attached
 	linkGone chan struct{} // closed and replaced when link or session changes
 
-	next    uint64            // the next request's number. Without a session numbers only keep the order; see establish
-	reqs    map[uint64]*Grant // all requests that are not over, by number
-	peak    int               // the most requests that reqs ever had; see forgetPeakLocked
-	held    int               // requests in state held
-	leaving int               // releases that are not answered
-	idle    chan struct{}     // closed when held and leaving become 0; nil while nobody drains
-	queue   []wire.Op         // to be sent on link, in order
+	numbering uint64            // rises when the requests get new numbers
+	next      uint64            // the next request's number. Without a session numbers only keep the order; see establish
+	reqs      map[uint64]*Grant // all requests that are not over, by number
+	peak      int               // the most requests that reqs ever had; see forgetPeakLocked
+	held      int               // grants whose Done is open
+	detached  int               // those of them that are detached
+	times     byDeadline        // those of them that have a time
+	leaving   int               // releases that are not answered
+	idle      chan struct{}     // closed when held, but for detached, and leaving become 0; nil while nobody drains
+	queue     []wire.Op         // to be sent on link, in order
 
 	forget []uint64     // requests without effect whose outcome came; their OpForget goes along with the next batch
 	forgot []sentForget // OpForgets that were sent, until a later renewal shows that they were committed
@@ -142,11 +146,12 @@ func (m *Manager) Refuse() {
 	m.refused = lockerr.ErrLeaving
 }
 
-// Drain waits until no lock is held and every release is answered, or ctx ends; then it returns an error that wraps ctx's.
+// Drain waits until no lock is held but detached ones and every release is answered, or ctx ends; then it returns an error that wraps
+// ctx's.
 func (m *Manager) Drain(ctx context.Context) error {
 	for {
 		m.mu.Lock()
-		held, leaving := m.held, m.leaving
+		held, leaving := m.held-m.detached, m.leaving
 		if held+leaving == 0 {
 			m.mu.Unlock()
 			return nil
@@ -230,12 +235,12 @@ func (m *Manager) end(reason error) {
 	}
 	m.closed = reason
 	for _, g := range m.reqs {
-		if g.state == held {
+		if g.isHeld() {
 			m.overLocked(g, reason)
 		}
 	}
 	for _, g := range m.reqs {
-		m.failLocked(g, fmt.Errorf("%s %q: %w", g.verb(), g.key, reason))
+		m.failLocked(g, fmt.Errorf("%s: %w%s", g.what(), reason, g.waitedFor()))
 	}
 	m.clearLocked()
 	signal(m.lost)

@@ -1,7 +1,9 @@
 package session
 
 import (
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/wire"
@@ -29,32 +31,62 @@ func (m *Manager) outcomeLocked(o *wire.Outcome) {
 	}
 	switch o.Kind {
 	case wire.OutGranted:
-		if g.state == waiting && !g.force {
-			g.state, g.fence = granted, o.Fence
+		switch {
+		case g.state == waiting && g.errand == toLock:
+			g.state, g.fence, g.under = granted, o.Fence, m.epoch
 			m.wakeLocked(g)
+		case g.state == resuming:
+			m.resumedLocked(g)
 		}
+	case wire.OutAdopted:
+		if g.state == waiting && g.errand == toAdopt && o.Grant != nil {
+			m.adoptedLocked(g, o)
+		}
+	case wire.OutQueued:
+		if g.state == waiting && g.errand == toLock {
+			x := g.extraLocked()
+			x.text, x.since = o.Text, o.Since
+		}
+	case wire.OutNoted:
+		m.notedLocked(g, o)
 	case wire.OutFailed:
 		switch {
 		case o.Code == wire.CodeGone:
 			m.goneLocked()
 		case g.state == waiting:
 			m.settledLocked(g, failure(g, o))
+		case g.state == resuming:
+			m.vanishedLocked(g, o)
+		case o.Code == wire.CodeUnsupported:
+			m.refusedLocked(g, o)
 		}
 	case wire.OutSettled:
-		if g.state == waiting && g.force {
+		if g.state == waiting && (g.errand == toForce || g.errand == toRelease) {
 			m.settledLocked(g, nil)
 		}
 	case wire.OutEnded:
 		m.endedLocked(g)
 	case wire.OutRevoked:
-		m.revokedLocked(g)
+		m.revokedLocked(g, revocation(o.Code))
 	}
 }
 
-// settledLocked: g is answered and holds nothing. The leader remembers the answer until it is told to forget.
+func (m *Manager) adoptedLocked(g *Grant, o *wire.Outcome) {
+	g.state, g.fence, g.key = granted, o.Fence, o.Grant.Keys[0]
+	x := g.more
+	x.keys, x.mode, x.ttl = o.Grant.Keys, o.Grant.Mode, time.Duration(o.Grant.TTL)*time.Millisecond
+	m.wakeLocked(g)
+}
+
+// settledLocked: g is answered and holds nothing.
 func (m *Manager) settledLocked(g *Grant, end error) {
-	m.forget = append(m.forget, g.seq)
 	m.finishedLocked(g, end)
+	m.forgetLocked(g.seq)
+}
+
+// forgetLocked: the answer to seq has come. The leader remembers it until it is told to forget.
+func (m *Manager) forgetLocked(seq uint64) {
+	m.forget = append(m.forget, seq)
 	if len(m.forget) >= wire.MaxOps/2 {
 		m.flushForgetsLocked()
 	}
@@ -63,31 +95,62 @@ func (m *Manager) settledLocked(g *Grant, end error) {
 func (m *Manager) endedLocked(g *Grant) {
 	switch g.state {
 	case finishing:
+		if g.isDetached() && g.more.detached.again {
+			m.anewLocked(g)
+			return
+		}
 		m.finishedLocked(g, nil)
-	case held: // nobody asked for it; but what the leader calls over must not be relied on
+	case lapsed:
+		m.finishedLocked(g, nil)
+	case held:
+		if g.isDetached() { // its time is up already: the clocks differ
+			m.overLocked(g, lockerr.ErrExpired)
+			m.finishedLocked(g, nil)
+			return
+		}
+		// Nobody asked for it; but what the leader calls over must not be relied on.
 		m.cfg.Logger.Error("a grant ended that was not released", "key", g.key, "fence", g.fence)
 		m.overLocked(g, lockerr.ErrForced)
 		m.finishedLocked(g, nil)
 	}
 }
 
-func (m *Manager) revokedLocked(g *Grant) {
+func (m *Manager) revokedLocked(g *Grant, why error) {
+	if g.state == resuming {
+		m.resumedLocked(g) // or it couldn't have been revoked
+	}
 	switch g.state {
 	case held:
-		m.overLocked(g, lockerr.ErrForced) // closes Done; only then is it confirmed
+		m.overLocked(g, why) // closes Done; only then is it confirmed
 		g.confirm = true
 		m.enqueueLocked(g)
-	case waiting, granted:
-		if g.force {
-			return
-		}
-		// It was granted and forced before its caller saw it. For the caller it still waits, as all waiters of a forced key do: under a
-		// new number, while the old one is confirmed.
-		m.confirmLocked(g.seq)
-		g.state, g.fence, g.sent = waiting, 0, false
-		m.addLocked(g)
+	case lapsed:
+		g.state, g.confirm = finishing, true
 		m.enqueueLocked(g)
+	case waiting, granted:
+		switch g.errand {
+		case toForce, toRelease:
+		case toAdopt:
+			m.finishedLocked(g, g.notHeld("adopt", why)) // it came here, and was revoked before its caller saw it
+			m.confirmLocked(g.seq)
+		default:
+			// It was granted and revoked before its caller saw it. For the caller it still waits, as all waiters of a forced key do: under a
+			// new number, while the old one is confirmed.
+			m.confirmLocked(g.seq)
+			m.anewLocked(g)
+		}
 	}
+}
+
+// revocation is why a grant was revoked.
+func revocation(code wire.Code) error {
+	switch code {
+	case wire.CodeMoved:
+		return lockerr.ErrMoved
+	case wire.CodeUnlocked:
+		return lockerr.ErrUnlocked
+	}
+	return lockerr.ErrForced
 }
 
 // confirmLocked ends the revoked grant seq, which is nobody's. It takes the number over if another request has it.
@@ -104,7 +167,7 @@ func (m *Manager) strangerLocked(o *wire.Outcome) {
 		return
 	}
 	switch o.Kind {
-	case wire.OutGranted:
+	case wire.OutGranted, wire.OutAdopted:
 		g := &Grant{m: m, seq: o.Seq, state: finishing}
 		m.reqs[o.Seq] = g
 		m.enqueueLocked(g)
@@ -125,13 +188,17 @@ func failure(g *Grant, o *wire.Outcome) error {
 		why = lockerr.ErrLimit
 	case wire.CodeInvalid:
 		why = lockerr.ErrInvalid
+	case wire.CodeDeadlock:
+		why = lockerr.ErrDeadlock
+	case wire.CodeUnsupported:
+		why = errors.ErrUnsupported
 	default:
-		return fmt.Errorf("%s %q: refused with code %d: %s", g.verb(), g.key, o.Code, o.Text)
+		return fmt.Errorf("%s: refused with code %d: %s", g.what(), o.Code, o.Text)
 	}
 	if o.Text == "" {
-		return fmt.Errorf("%s %q: %w", g.verb(), g.key, why)
+		return fmt.Errorf("%s: %w", g.what(), why)
 	}
-	return fmt.Errorf("%s %q: %w: %s", g.verb(), g.key, why, o.Text)
+	return fmt.Errorf("%s: %w: %s", g.what(), why, o.Text)
 }
 
 // wakeLocked leaves a token for whoever waits for g. Tokens mean "look again": the channel may have changed hands.

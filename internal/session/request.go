@@ -8,9 +8,6 @@ import (
 	"github.com/godistlock/distlock/internal/lockerr"
 )
 
-// late is kept of a request that began while there was no link, to say in the end whether that was why it failed.
-type late struct{ began time.Duration }
-
 // Acquire waits until key is granted, in the order of asking, or ctx ends, or the Manager closes. With try it does not wait for the
 // key (ErrHeld), but it does for a leader. A session that is lost meanwhile does not end the wait: the request is queued again under
 // the next one, behind those who wait. When ctx ends Acquire returns at once, with an error that wraps ctx's, and ErrNoQuorum as well
@@ -26,7 +23,7 @@ func (m *Manager) Acquire(ctx context.Context, key string, try bool) (*Grant, er
 // Force revokes the grant of key, whoever has it, and returns once it has ended: its holder has closed Done, or its session is gone.
 // Nobody holds key: ErrNotHeld. An error that wraps ctx's, or matches ErrSessionLost or ErrClosed, leaves the outcome unknown.
 func (m *Manager) Force(ctx context.Context, key string) error {
-	return m.await(ctx, &Grant{m: m, key: key, force: true})
+	return m.await(ctx, &Grant{m: m, key: key, errand: toForce})
 }
 
 // await begins g and waits for its answer.
@@ -45,11 +42,12 @@ func (m *Manager) await(ctx context.Context, g *Grant) error {
 	}
 	if err != nil {
 		m.mu.Unlock()
-		return fmt.Errorf("%s %q: %w", g.verb(), g.key, err)
+		return fmt.Errorf("%s: %w", g.what(), err)
 	}
 	g.wake = wake
-	if m.link == nil {
-		g.late = &late{m.cfg.Clock.Now()}
+	if m.link == nil { // kept to say in the end whether that was why it failed
+		x := g.extraLocked()
+		x.late, x.began = true, m.cfg.Clock.Now()
 	}
 	m.addLocked(g)
 	m.enqueueLocked(g)
@@ -76,13 +74,31 @@ func (m *Manager) take(g *Grant) (bool, error) {
 	m.checkLocked(now) // a grant of a session that has just run out goes back to waiting
 	switch g.state {
 	case granted:
-		g.state, g.wake, g.late = held, nil, nil
+		g.state, g.wake = held, nil
 		m.held++
+		if g.more != nil {
+			m.takenLocked(g, now)
+		}
 		return true, nil
 	case over:
 		return true, g.end
 	}
 	return false, nil
+}
+
+// takenLocked begins to count the time that g may have, now that its caller gets it.
+func (m *Manager) takenLocked(g *Grant, now time.Duration) {
+	x := g.more
+	x.late, x.text = false, ""
+	switch {
+	case x.req == nil && x.owner == nil && x.handle == nil: // nothing but that it waited
+		g.more = nil
+	case x.detached != nil:
+		m.detached++
+		m.orderTimeLocked(g, x.detached.time, now)
+	case x.ttl > 0:
+		m.timeLocked(g, now+x.ttl)
+	}
 }
 
 // withdraw ends g because its caller waits no longer.
@@ -96,6 +112,13 @@ func (m *Manager) withdraw(g *Grant, ended error) error {
 	}
 	err := m.waitEndedLocked(g, ended, now)
 	g.wake = nil
+	if g.isDetached() && (g.state == resuming || g.state == finishing) { // what an earlier session may have been granted for it is being ended
+		g.more.detached.again = false
+		if g.state == resuming {
+			g.more.detached.then = finishing
+		}
+		return err
+	}
 	if m.session == 0 { // no copy of it is anywhere
 		m.removeLocked(g)
 		return err
@@ -119,6 +142,7 @@ func (m *Manager) addLocked(g *Grant) {
 	m.next++
 	m.reqs[g.seq] = g
 	m.peak = max(m.peak, len(m.reqs))
+	m.askLocked(g)
 }
 
 // removeLocked takes g out of the map for good.
@@ -144,9 +168,18 @@ func (m *Manager) overLocked(g *Grant, why error) {
 	if g.done != nil {
 		close(g.done)
 	}
-	g.state = finishing
+	m.untimeLocked(g)
+	if g.state == resuming {
+		g.more.detached.then = finishing
+	} else {
+		g.state = finishing
+	}
 	m.held--
+	if g.isDetached() {
+		m.detached--
+	}
 	m.drainedLocked()
+	g.turnLocked()
 }
 
 // finishedLocked: g is over, and came to end.
@@ -175,7 +208,7 @@ func (m *Manager) failLocked(g *Grant, err error) {
 }
 
 func (m *Manager) drainedLocked() {
-	if m.idle != nil && m.held+m.leaving == 0 {
+	if m.idle != nil && m.held-m.detached+m.leaving == 0 {
 		close(m.idle)
 		m.idle = nil
 	}
@@ -193,11 +226,24 @@ func (m *Manager) waitEnded(g *Grant, ended error) error {
 // answer, or there was none for more than half of the wait.
 func (m *Manager) waitEndedLocked(g *Grant, ended error, now time.Duration) error {
 	none := m.link == nil || m.silentLocked(now)
-	if g.late != nil && !none {
-		none = m.linkedAt-g.late.began > (now-g.late.began)/2
+	if x := g.more; x != nil && x.late && !none {
+		none = m.linkedAt-x.began > (now-x.began)/2
 	}
 	if none {
-		return fmt.Errorf("%s %q: %w: no leader answers: %w", g.verb(), g.key, lockerr.ErrNoQuorum, ended)
+		return fmt.Errorf("%s: %w: no leader answers: %w%s", g.what(), lockerr.ErrNoQuorum, ended, g.waitedFor())
 	}
-	return fmt.Errorf("%s %q: %w", g.verb(), g.key, ended)
+	return fmt.Errorf("%s: %w%s", g.what(), ended, g.waitedFor())
+}
+
+// waitedFor says whom g waits for, as far as the leader has told; for the end of an error.
+func (g *Grant) waitedFor() string {
+	x := g.more
+	if x == nil || x.text == "" {
+		return ""
+	}
+	since := ""
+	if x.since != 0 {
+		since = ", since " + time.UnixMicro(x.since).UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf(" (when it was asked: %s%s)", x.text, since)
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"iter"
 	"runtime"
 	"slices"
 
@@ -22,6 +23,14 @@ func (m *Manager) enqueueLocked(g *Grant) {
 	g.sent = true
 	m.queue = g.appendOps(m.queue)
 	m.kickLocked()
+}
+
+// queueLocked sends o, if there is a link. What must not get lost is queued again by outstandingLocked.
+func (m *Manager) queueLocked(o wire.Op) {
+	if m.link != nil {
+		m.queue = append(m.queue, o)
+		m.kickLocked()
+	}
 }
 
 // kickLocked wakes send. A token that is already there will do: send looks at the whole queue.
@@ -54,7 +63,7 @@ func (m *Manager) sendQueue() bool {
 	link, session, ops := m.link, m.session, m.queue
 	m.queue = make([]wire.Op, 0, min(len(ops), wire.MaxOps)) // the link may keep ops
 	m.mu.Unlock()
-	for part := range slices.Chunk(ops, wire.MaxOps) {
+	for part := range parts(ops) {
 		if err := link.Submit(session, part); err != nil {
 			// All of it is sent again on the next link.
 			m.cfg.Logger.Debug("the link to the leader failed", "error", err)
@@ -63,6 +72,42 @@ func (m *Manager) sendQueue() bool {
 		}
 	}
 	return true
+}
+
+// maxMessage bounds the bytes of the ops in one message, but for one op. It is far below wire.MaxFrame.
+const maxMessage = 1 << 20
+
+// parts cuts ops such that each part fits a message.
+func parts(ops []wire.Op) iter.Seq[[]wire.Op] {
+	return func(yield func([]wire.Op) bool) {
+		from, bytes := 0, 0
+		for i := range ops {
+			size := sizeOf(&ops[i])
+			if i > from && (i-from == wire.MaxOps || bytes+size > maxMessage) {
+				if !yield(ops[from:i:i]) {
+					return
+				}
+				from, bytes = i, 0
+			}
+			bytes += size
+		}
+		if from < len(ops) {
+			yield(ops[from:])
+		}
+	}
+}
+
+// sizeOf is at least what o takes in a message.
+func sizeOf(o *wire.Op) int {
+	const numbers = 160 // more than all that has no length of its own
+	size := numbers + len(o.Key)
+	if o.Ask != nil {
+		size += len(o.Ask.Value) + len(o.Ask.Where)
+		for _, k := range o.Ask.Keys {
+			size += len(k) + 3
+		}
+	}
+	return size
 }
 
 // flushForgetsLocked puts the pending OpForgets into the queue.
@@ -98,10 +143,8 @@ func (m *Manager) committedLocked(attempt uint64) {
 func (m *Manager) outstandingLocked() {
 	m.queue = nil
 	for _, g := range m.inOrderLocked() {
-		if g.state == waiting || g.state == finishing {
-			g.sent = true
-			m.queue = g.appendOps(m.queue)
-		}
+		g.sent = true
+		m.queue = g.appendOps(m.queue)
 	}
 	for _, f := range m.forgot {
 		m.forget = append(m.forget, f.seq)

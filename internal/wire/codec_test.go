@@ -64,6 +64,10 @@ func TestLengthsThatLie(t *testing.T) {
 		"string":   func(r *Reader) { _ = r.String(math.MaxInt32) },
 		"ops":      func(r *Reader) { DecodeOps(r) },
 		"outcomes": func(r *Reader) { DecodeOutcomes(r) },
+		"keys":     func(r *Reader) { DecodeKeys(r) },
+		"handle":   func(r *Reader) { DecodeHandle(r) },
+		"grant":    func(r *Reader) { DecodeGrant(r) },
+		"request":  func(r *Reader) { decodeRequest(r, &Op{}) },
 	} {
 		for _, p := range [][]byte{
 			{0xdd, 0x00, 0xff, 0xff, 0xff}, // array 32

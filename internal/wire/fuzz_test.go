@@ -67,13 +67,45 @@ func FuzzOps(f *testing.F) {
 	fuzzDecoder(f, DecodeOps, EncodeOps,
 		[]Op{{Kind: OpAcquire, Seq: 1, Key: "sku-42"}, {Kind: OpAcquire, Seq: 2, Key: "sku-43", Try: true}},
 		[]Op{{Kind: OpFinish, Seq: 1}, {Kind: OpConfirm, Seq: 300}, {Kind: OpForce, Seq: 70_000, Key: "k"}, {Kind: OpForget, Seq: MaxSeq}},
+		[]Op{
+			{Kind: OpRequest, Seq: 1, Try: true, Ask: &Ask{Keys: []string{"a", "b"}, Mode: Shared, Owner: 1, TTL: 1, Cooldown: 2, Value: []byte("v"), Where: "main.go:7"}},
+			{Kind: OpRequest, Seq: 2, Ask: &Ask{Keys: []string{"a"}, Mode: Units, Limit: MaxUnits, Weight: 2}},
+			{Kind: OpRequest, Seq: 3, Ask: &Ask{Keys: []string{"a"}, Detached: MaxTime, Origin: Origin{1, 2}, Only: true}},
+		},
+		[]Op{
+			{Kind: OpExpire, Seq: 1}, {Kind: OpTime, Seq: 2, Ask: &Ask{Time: MaxTime, Nth: 1}}, {Kind: OpDowngrade, Seq: 3},
+			{Kind: OpRelease, Seq: 4, Ask: &Ask{Handle: NewHandle(UUID{1}, Origin{1, 2}, 3)}}, {Kind: OpAdopt, Seq: 5, Ask: &Ask{Handle: NewHandle(UUID{1}, Origin{1, 2}, 3)}},
+		},
 		nil)
 }
 
 func FuzzOutcomes(f *testing.F) {
 	fuzzDecoder(f, DecodeOutcomes, EncodeOutcomes,
 		[]Outcome{{Kind: OutGranted, Seq: 1, Fence: 1 << 52, Since: 1_700_000_000_000_000}},
-		[]Outcome{{Kind: OutFailed, Seq: 2, Code: CodeHeld, Text: `held by "web-1"`}, {Kind: OutEnded, Seq: 3}, {Kind: OutRevoked, Seq: 4, Code: CodeForced}})
+		[]Outcome{{Kind: OutFailed, Seq: 2, Code: CodeHeld, Text: `held by "web-1"`}, {Kind: OutEnded, Seq: 3}, {Kind: OutRevoked, Seq: 4, Code: CodeForced}},
+		[]Outcome{
+			{Kind: OutQueued, Seq: 5, Fence: 7, Since: 8, Text: "held"}, {Kind: OutNoted, Seq: 6},
+			{Kind: OutAdopted, Seq: 7, Fence: 9, Grant: &Grant{Keys: []string{"a", "b"}, Mode: Units, Limit: 3, Weight: 2, TTL: 5}},
+		})
+}
+
+func FuzzHandle(f *testing.F) {
+	fuzzDecoder(f, DecodeHandle, func(w *Writer, h Handle) { h.Encode(w) }, NewHandle(UUID{1}, Origin{1, MaxSeq}, 1<<52))
+}
+
+func FuzzParseHandle(f *testing.F) {
+	f.Add(NewHandle(UUID{1}, Origin{1, MaxSeq}, 1<<52).String())
+	f.Add(handlePrefix)
+	f.Add(handlePrefix + "A000000000000000000000000000000000000000\r0000000\r00000")
+	f.Fuzz(func(t *testing.T, s string) {
+		if h, err := ParseHandle(s); err == nil && h.String() != s {
+			t.Fatalf("%q is written as %q", s, h)
+		}
+	})
+}
+
+func FuzzGrant(f *testing.F) {
+	fuzzDecoder(f, DecodeGrant, func(w *Writer, g *Grant) { g.Encode(w) }, &Grant{Keys: []string{"a", "b"}, Mode: Shared, TTL: MaxTime})
 }
 
 func FuzzHello(f *testing.F) {

@@ -2,7 +2,9 @@ package wire
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,8 +19,52 @@ func drawText(t *rapid.T, label string, from, to int) string {
 	return string(rapid.SliceOfN(rapid.Byte(), from, to).Draw(t, label))
 }
 
+func drawKeys(t *rapid.T) []string {
+	keys := rapid.SliceOfNDistinct(rapid.StringN(1, 20, 40), 1, 5, rapid.ID).Draw(t, "keys")
+	slices.Sort(keys)
+	return keys
+}
+
+func drawOrigin(t *rapid.T) Origin {
+	return Origin{rapid.Uint64Range(1, maxCounter).Draw(t, "session"), rapid.Uint64Range(1, MaxSeq).Draw(t, "origin")}
+}
+
+func drawHandle(t *rapid.T) Handle {
+	return Handle{Origin: drawOrigin(t), Fence: rapid.Uint64Min(1).Draw(t, "fence"), Proof: drawUUID(t, "proof")}
+}
+
+func drawAsk(t *rapid.T) *Ask {
+	a := &Ask{
+		Keys: drawKeys(t), Mode: Mode(rapid.IntRange(0, 2).Draw(t, "mode")), Owner: rapid.Uint64Max(MaxSeq).Draw(t, "owner"),
+		TTL: rapid.Int64Range(0, MaxTime).Draw(t, "ttl"), Cooldown: rapid.Int64Range(0, MaxTime).Draw(t, "cooldown"),
+		Where: drawText(t, "where", 0, MaxWhere),
+	}
+	if v := rapid.SliceOfN(rapid.Byte(), 0, 50).Draw(t, "value"); len(v) > 0 {
+		a.Value = v
+	}
+	if a.Mode == Units {
+		a.Limit = rapid.Uint32Range(1, MaxUnits).Draw(t, "limit")
+		a.Weight = rapid.Uint32Range(1, a.Limit).Draw(t, "weight")
+	}
+	if rapid.Bool().Draw(t, "detached") {
+		a.Detached = rapid.Int64Range(1, MaxTime).Draw(t, "detached")
+		if rapid.Bool().Draw(t, "again") {
+			a.Origin, a.Only = drawOrigin(t), rapid.Bool().Draw(t, "only")
+		}
+	}
+	return a
+}
+
 func drawOp(t *rapid.T) Op {
-	o := Op{Kind: OpKind(rapid.IntRange(1, 5).Draw(t, "kind")), Seq: rapid.Uint64Range(1, MaxSeq).Draw(t, "seq")}
+	o := Op{Kind: OpKind(rapid.IntRange(1, 11).Draw(t, "kind")), Seq: rapid.Uint64Range(1, MaxSeq).Draw(t, "seq")}
+	switch o.Kind {
+	case OpRequest:
+		o.Ask, o.Try = drawAsk(t), rapid.Bool().Draw(t, "try")
+	case OpTime:
+		o.Ask = &Ask{Time: rapid.Int64Range(1, MaxTime).Draw(t, "time"), Nth: rapid.Uint64Range(1, maxCounter).Draw(t, "nth")}
+	case OpRelease, OpAdopt:
+		o.Ask = &Ask{Handle: drawHandle(t)}
+	}
 	if o.Kind == OpAcquire || o.Kind == OpForce {
 		o.Key = drawText(t, "key", 1, MaxKey)
 	}
@@ -29,10 +75,15 @@ func drawOp(t *rapid.T) Op {
 }
 
 func drawOutcome(t *rapid.T) Outcome {
-	return Outcome{
-		Kind: OutcomeKind(rapid.IntRange(1, 5).Draw(t, "kind")), Seq: rapid.Uint64().Draw(t, "seq"), Fence: rapid.Uint64().Draw(t, "fence"),
+	o := Outcome{
+		Kind: OutcomeKind(rapid.IntRange(1, 8).Draw(t, "kind")), Seq: rapid.Uint64().Draw(t, "seq"), Fence: rapid.Uint64().Draw(t, "fence"),
 		Since: rapid.Int64().Draw(t, "since"), Code: Code(rapid.Byte().Draw(t, "code")), Text: drawText(t, "text", 0, MaxText),
 	}
+	if o.Kind == OutAdopted {
+		a := drawAsk(t)
+		o.Grant = &Grant{Keys: a.Keys, Mode: a.Mode, Limit: a.Limit, Weight: a.Weight, TTL: a.TTL}
+	}
+	return o
 }
 
 func drawCreate(t *rapid.T) CreateSession {
@@ -133,7 +184,14 @@ func TestOpsThatMakeNoSense(t *testing.T) {
 	for name, w := range map[string]*Writer{
 		"empty":               values(),
 		"no kind":             values(0, 1),
-		"unknown kind":        values(6, 1),
+		"unknown kind":        values(12, 1),
+		"expire with a key":   values(7, 1, "k"),
+		"time without one":    values(8, 1, 0, 1),
+		"time without an nth": values(8, 1, 1, 0),
+		"too long a time":     values(8, 1, MaxTime+1, 1),
+		"time of two fields":  values(8, 1),
+		"adopt, no handle":    values(11, 1, "k"),
+		"request, no array":   values(6, 1, "k", 0, 0, 0, 0, 0, 0, 0, 0, "", "", 0, 0),
 		"kind beyond a byte":  values(257, 1, "k", true),
 		"negative kind":       values(-1, 1),
 		"no seq":              values(2, 0),
@@ -154,6 +212,82 @@ func TestOpsThatMakeNoSense(t *testing.T) {
 	}
 	if r := NewReader(values(1, 1, strings.Repeat("k", MaxKey), true).Bytes()); DecodeOp(r).Key == "" || r.End() != nil {
 		t.Errorf("the longest key: %v", r.Err())
+	}
+}
+
+func TestRequestsThatMakeNoSense(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("x", n) }
+	many := func(n int) (keys []string) {
+		for i := range n {
+			keys = append(keys, fmt.Sprintf("%03d", i))
+		}
+		return keys
+	}
+	for name, change := range map[string]func(*Ask){
+		"":                         func(*Ask) {},
+		"as many keys as may be":   func(a *Ask) { a.Keys = many(MaxKeys) },
+		"no key":                   func(a *Ask) { a.Keys = nil },
+		"an empty key":             func(a *Ask) { a.Keys = []string{"", "a"} },
+		"a key twice":              func(a *Ask) { a.Keys = []string{"a", "a"} },
+		"keys in another order":    func(a *Ask) { a.Keys = []string{"b", "a"} },
+		"too many keys":            func(a *Ask) { a.Keys = many(MaxKeys + 1) },
+		"a long key":               func(a *Ask) { a.Keys = []string{long(MaxKey + 1)} },
+		"unknown mode":             func(a *Ask) { a.Mode = 3 },
+		"units without a limit":    func(a *Ask) { a.Mode, a.Weight = Units, 1 },
+		"units without a weight":   func(a *Ask) { a.Mode, a.Limit = Units, 1 },
+		"a weight above its limit": func(a *Ask) { a.Mode, a.Limit, a.Weight = Units, 1, 2 },
+		"a limit beyond":           func(a *Ask) { a.Mode, a.Limit, a.Weight = Units, MaxUnits+1, 2 },
+		"shared units":             func(a *Ask) { a.Mode, a.Limit, a.Weight = Shared, 1, 1 },
+		"negative ttl":             func(a *Ask) { a.TTL = -1 },
+		"a long ttl":               func(a *Ask) { a.TTL = MaxTime + 1 },
+		"a long cooldown":          func(a *Ask) { a.Cooldown = MaxTime + 1 },
+		"a long detached":          func(a *Ask) { a.Detached = MaxTime + 1 },
+		"a long value":             func(a *Ask) { a.Value = make([]byte, MaxValue+1) },
+		"a long where":             func(a *Ask) { a.Where = long(MaxWhere + 1) },
+		"owner beyond MaxSeq":      func(a *Ask) { a.Owner = MaxSeq + 1 },
+		"only, of nothing":         func(a *Ask) { a.Only = true },
+		"origin, not detached":     func(a *Ask) { a.Origin = Origin{1, 1} },
+		"origin without a number":  func(a *Ask) { a.Origin, a.Detached = Origin{1, 0}, 1 },
+	} {
+		a := &Ask{Keys: []string{"a", "b"}}
+		change(a)
+		w := NewWriter()
+		Op{Kind: OpRequest, Seq: 1, Ask: a}.Encode(w)
+		r := NewReader(w.Bytes())
+		if DecodeOp(r); (r.End() == nil) != (name == "" || name == "as many keys as may be") {
+			t.Errorf("%q: %v", name, r.Err())
+		}
+	}
+}
+
+func TestHandle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := drawHandle(t)
+		comesBack(t, h, h.Encode, DecodeHandle)
+		text := h.String()
+		if got, err := ParseHandle(text); err != nil || got != h {
+			t.Fatalf("%s came back as %v, %v", text, got, err)
+		}
+		p := []byte(text)
+		p[rapid.IntRange(0, len(p)-1).Draw(t, "at")]++
+		if got, err := ParseHandle(string(p)); err == nil && got == h || err != nil && !errors.Is(err, ErrMalformed) {
+			t.Fatalf("%s came back as %v, %v", p, got, err)
+		}
+	})
+	nonce := UUID{7}
+	h := NewHandle(nonce, Origin{3, 5}, 9)
+	if !h.Fits(nonce) || h.Fits(UUID{8}) {
+		t.Error("a handle is to fit its nonce, and no other")
+	}
+	for _, other := range []Handle{{h.Origin, 8, h.Proof}, {Origin{4, 5}, 9, h.Proof}, {Origin{3, 6}, 9, h.Proof}, {h.Origin, 9, UUID{}}} {
+		if other.Fits(nonce) {
+			t.Errorf("%+v is made up", other)
+		}
+	}
+	for _, s := range []string{"", "dl1-", h.String()[4:], h.String() + "A", h.String()[:20], Handle{}.String(), "dl2-" + h.String()[4:]} {
+		if got, err := ParseHandle(s); !errors.Is(err, ErrMalformed) || got != (Handle{}) {
+			t.Errorf("%q: %v %v", s, got, err)
+		}
 	}
 }
 

@@ -35,9 +35,18 @@ const (
 // Op is one operation of a session on its requests. Fields that a kind doesn't name are zero.
 type Op struct {
 	Kind OpKind
-	Seq  uint64 // the request it begins (OpAcquire, OpForce) or means (the others); from 1, rising by one per request of a session
-	Key  string
-	Try  bool
+	Try  bool   // OpAcquire, OpRequest
+	Seq  uint64 // the request it begins (OpAcquire, OpForce, OpRequest, OpRelease, OpAdopt) or means; from 1, rising by one per request of a session
+	Key  string // OpAcquire, OpForce
+	Ask  *Ask   // OpRequest, OpTime, OpRelease, OpAdopt
+}
+
+// Format is the least format of the log that has o.
+func (o Op) Format() uint64 {
+	if o.Kind >= OpRequest {
+		return 2
+	}
+	return 1
 }
 
 // Encode appends o.
@@ -54,6 +63,19 @@ func (o Op) Encode(w *Writer) {
 		w.Uint(uint64(o.Kind))
 		w.Uint(o.Seq)
 		w.String(o.Key)
+	case OpRequest:
+		o.encodeRequest(w)
+	case OpTime:
+		w.Array(4)
+		w.Uint(uint64(o.Kind))
+		w.Uint(o.Seq)
+		w.Int(o.Ask.Time)
+		w.Uint(o.Ask.Nth)
+	case OpRelease, OpAdopt:
+		w.Array(3)
+		w.Uint(uint64(o.Kind))
+		w.Uint(o.Seq)
+		o.Ask.Handle.Encode(w)
 	default:
 		w.Array(2)
 		w.Uint(uint64(o.Kind))
@@ -63,7 +85,7 @@ func (o Op) Encode(w *Writer) {
 
 // DecodeOp reads one Op; r.Err tells of a failure.
 func DecodeOp(r *Reader) Op {
-	n := r.Array(4)
+	n := r.Array(16)
 	o := Op{Kind: OpKind(small(r)), Seq: r.Uint()}
 	want := 2
 	switch o.Kind {
@@ -74,7 +96,16 @@ func DecodeOp(r *Reader) Op {
 	case OpForce:
 		want = 3
 		o.Key = r.String(MaxKey)
-	case OpFinish, OpConfirm, OpForget:
+	case OpRequest:
+		want = 15
+		decodeRequest(r, &o)
+	case OpTime:
+		want = 4
+		decodeTime(r, &o)
+	case OpRelease, OpAdopt:
+		want = 3
+		o.Ask = &Ask{Handle: DecodeHandle(r)}
+	case OpFinish, OpConfirm, OpForget, OpExpire, OpDowngrade:
 	default:
 		r.Fail("unknown operation %d", o.Kind)
 	}
@@ -84,7 +115,7 @@ func DecodeOp(r *Reader) Op {
 	if o.Seq == 0 || o.Seq > MaxSeq {
 		r.Fail("operation %d with sequence number %d", o.Kind, o.Seq)
 	}
-	if want > 2 && o.Key == "" {
+	if (o.Kind == OpAcquire || o.Kind == OpForce) && o.Key == "" {
 		r.Fail("operation %d without a key", o.Kind)
 	}
 	return o
@@ -157,28 +188,43 @@ type Outcome struct {
 	Since int64 // microseconds since 1970 on the leader's wall clock; for people
 	Code  Code
 	Text  string
+	Grant *Grant // OutAdopted
 }
 
 // Encode appends o.
 func (o Outcome) Encode(w *Writer) {
-	w.Array(6)
+	if o.Kind == OutAdopted {
+		w.Array(7)
+	} else {
+		w.Array(6)
+	}
 	w.Uint(uint64(o.Kind))
 	w.Uint(o.Seq)
 	w.Uint(o.Fence)
 	w.Int(o.Since)
 	w.Uint(uint64(o.Code))
 	w.String(o.Text)
+	if o.Kind == OutAdopted {
+		o.Grant.Encode(w)
+	}
 }
 
 // DecodeOutcome reads one Outcome.
 func DecodeOutcome(r *Reader) Outcome {
-	if n := r.Array(6); n != 6 {
-		r.Fail("outcome with %d fields", n)
-	}
-	return Outcome{
+	n := r.Array(7)
+	o := Outcome{
 		Kind: OutcomeKind(small(r)), Seq: r.Uint(), Fence: r.Uint(), Since: r.Int(),
 		Code: Code(small(r)), Text: r.String(MaxText),
 	}
+	want := 6
+	if o.Kind == OutAdopted {
+		want = 7
+		o.Grant = DecodeGrant(r)
+	}
+	if n != want {
+		r.Fail("outcome %d with %d fields", o.Kind, n)
+	}
+	return o
 }
 
 // EncodeOutcomes appends a list.

@@ -1,0 +1,215 @@
+package distlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/godistlock/distlock"
+)
+
+// join is a cluster of this one process, for the examples. A real one names its Peers.
+func join() *distlock.Cluster {
+	cluster, err := distlock.Join(distlock.Config{Bind: "127.0.0.1:0"})
+	if err != nil {
+		panic(err)
+	}
+	return cluster
+}
+
+func must(lock *distlock.Lock, err error) *distlock.Lock {
+	if err != nil {
+		panic(err)
+	}
+	return lock
+}
+
+func ExampleCluster_Lock() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	lock, err := cluster.Lock(ctx, "sku-42")
+	if err != nil {
+		panic(err)
+	}
+	defer lock.Unlock(ctx)
+	fmt.Println(lock.Key(), lock.Fence() > 0, lock.Err())
+	// Output: sku-42 true <nil>
+}
+
+func ExampleCluster_TryLock() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	defer must(cluster.Lock(ctx, "sku-42")).Unlock(ctx)
+	_, err := cluster.TryLock(ctx, "sku-42")
+	fmt.Println(errors.Is(err, distlock.ErrHeld))
+	// Output: true
+}
+
+func ExampleCluster_Do() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	err := cluster.Do(ctx, "sku-42", func(ctx context.Context, fence distlock.Fence) error {
+		carried, _ := distlock.FenceFrom(ctx) // ctx ends when the lock is lost, and carries the fence
+		fmt.Println(carried == fence)
+		return nil
+	})
+	fmt.Println(err)
+	// Output:
+	// true
+	// <nil>
+}
+
+func ExampleCluster_LockAll() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	transfer := must(cluster.LockAll(ctx, []string{"account-2", "account-1"})) // in whatever order: it never deadlocks with another
+	defer transfer.Unlock(ctx)
+	fmt.Println(transfer.Keys())
+	// Output: [account-2 account-1]
+}
+
+func ExampleShared() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	defer must(cluster.Lock(ctx, "catalogue", distlock.Shared())).Unlock(ctx)
+	defer must(cluster.Lock(ctx, "catalogue", distlock.Shared())).Unlock(ctx) // readers together
+	_, err := cluster.TryLock(ctx, "catalogue")                               // a writer alone
+	fmt.Println(errors.Is(err, distlock.ErrHeld))
+	// Output: true
+}
+
+func ExampleLimit() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	defer must(cluster.Lock(ctx, "gpu", distlock.Limit(4))).Unlock(ctx)
+	defer must(cluster.Lock(ctx, "gpu", distlock.Limit(4), distlock.Weight(3))).Unlock(ctx)
+	_, err := cluster.TryLock(ctx, "gpu", distlock.Limit(4)) // all four are taken
+	fmt.Println(errors.Is(err, distlock.ErrHeld))
+	// Output: true
+}
+
+func ExampleTTL() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	lock := must(cluster.Lock(ctx, "report", distlock.TTL(50*time.Millisecond)))
+	<-lock.Done()
+	fmt.Println(lock.Err())
+	// Output: expired
+}
+
+func ExampleLock_Extend() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	lock := must(cluster.Lock(ctx, "report", distlock.TTL(time.Minute)))
+	fmt.Println(lock.Extend(ctx, time.Hour)) // there is more to do than was thought
+	fmt.Println(lock.Unlock(ctx))
+	// Output:
+	// <nil>
+	// <nil>
+}
+
+// A lock that outlives its process: taken by who starts a payment, released by whoever hears of its end.
+func ExampleDetached() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	lock := must(cluster.Lock(ctx, "payment-7", distlock.Detached(time.Hour)))
+	handle := lock.Handle() // goes along with the payment
+	fmt.Println(cluster.Release(ctx, handle))
+	fmt.Println(errors.Is(cluster.Release(ctx, handle), distlock.ErrNotHeld)) // it is gone
+	// Output:
+	// <nil>
+	// true
+}
+
+func ExampleCluster_Adopt() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	lock := must(cluster.Lock(ctx, "upload"))
+	taken := must(cluster.Adopt(ctx, lock.Handle())) // in another process, most of the time
+	fmt.Println(lock.Err(), taken.Fence() == lock.Fence(), taken.Unlock(ctx))
+	// Output: moved to another holder true <nil>
+}
+
+func ExampleCooldown() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	must(cluster.Lock(ctx, "printer", distlock.Cooldown(time.Minute))) // what it does can't be fenced
+	fmt.Println(cluster.ForceUnlock(ctx, "printer"))
+	_, err := cluster.TryLock(ctx, "printer") // who was forced may still be at it
+	fmt.Println(errors.Is(err, distlock.ErrHeld))
+	// Output:
+	// <nil>
+	// true
+}
+
+func ExampleValue() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	defer must(cluster.Lock(ctx, "leader", distlock.Value([]byte("10.0.0.7:8080")))).Unlock(ctx)
+	locks, err := cluster.Locks(ctx, "leader")
+	fmt.Println(string(locks[0].Holders[0].Value), err)
+	// Output: 10.0.0.7:8080 <nil>
+}
+
+func ExampleCaller() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	defer must(cluster.Lock(ctx, "sku-42", distlock.Caller())).Unlock(ctx)
+	locks, err := cluster.Locks(ctx, "sku-42")
+	fmt.Println(locks[0].Holders[0].Caller != "", err) // file and line
+	// Output: true <nil>
+}
+
+func ExampleLock_Downgrade() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	lock := must(cluster.Lock(ctx, "config")) // to write
+	fmt.Println(lock.Downgrade(ctx))          // written: others may read it, nobody could write in between
+	defer must(cluster.Lock(ctx, "config", distlock.Shared())).Unlock(ctx)
+	fmt.Println(lock.Unlock(ctx))
+	// Output:
+	// <nil>
+	// <nil>
+}
+
+// Two that lock the same keys in opposite orders: one of them is told, instead of both waiting for ever.
+func ExampleLock_Context() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	lock := must(cluster.Lock(ctx, "a"))
+	defer lock.Unlock(ctx)
+	_, err := cluster.Lock(lock.Context(ctx), "a") // the same owner asks for what it holds
+	fmt.Println(errors.Is(err, distlock.ErrDeadlock))
+	// Output: true
+}
+
+func ExampleCluster_Watch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	cluster := join()
+	defer cluster.Close()
+	events, err := cluster.Watch(ctx, "sku-")
+	if err != nil {
+		panic(err)
+	}
+	must(cluster.Lock(ctx, "sku-42")).Unlock(ctx)
+	for e := range events {
+		fmt.Println(e.Type, e.Key)
+		if e.Type == distlock.EventReleased {
+			cancel() // which closes events
+		}
+	}
+	// Output:
+	// granted sku-42
+	// released sku-42
+}
+
+func ExampleCluster_Stats() {
+	ctx, cluster := context.Background(), join()
+	defer cluster.Close()
+	defer must(cluster.Lock(ctx, "sku-42")).Unlock(ctx)
+	stats, err := cluster.Stats(ctx)
+	fmt.Println(stats.Keys, stats.Holders, stats.Sessions, err)
+	// Output: 1 1 1 <nil>
+}

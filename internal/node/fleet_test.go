@@ -1,0 +1,117 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/godistlock/distlock/internal/mux"
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// fleet is several nodes of one cluster, over real sockets.
+type fleet []*Node
+
+// startFleet starts a node for each of hooks, with so many voters, and waits until all know that their cluster has opened.
+func startFleet(t *testing.T, voters int, hooks ...Hooks) fleet {
+	t.Helper()
+	var addrs []string
+	var starts []func() *Node
+	for i, h := range hooks {
+		l, p, err := mux.System().Listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		addrs = append(addrs, addr)
+		starts = append(starts, func() *Node {
+			n, err := Start(Config{
+				Name: string(rune('a' + i)), Group: "g", Instance: wire.NewUUID(), Addr: addr, Listener: l, Packets: p, Dial: mux.System().Dial,
+				Expect: len(hooks), Voters: voters, MayVote: true, Loopback: true, SelfAddr: addr,
+				Seeds: func(context.Context) ([]string, error) {
+					return slices.DeleteFunc(slices.Clone(addrs), func(a string) bool { return a == addr }), nil
+				},
+				Logger: slog.New(slog.DiscardHandler), Hooks: h, Failed: func(err error) { t.Errorf("%s failed: %v", addr, err) },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { n.Close() })
+			return n
+		})
+	}
+	var all fleet
+	for _, start := range starts {
+		all = append(all, start())
+	}
+	for _, n := range all {
+		await(t, n, "the cluster is open", n.Open)
+	}
+	return all
+}
+
+// await waits until n's news make is true.
+func await(t *testing.T, n *Node, what string, is func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	look := time.NewTicker(10 * time.Millisecond) // not all that is awaited is news
+	defer look.Stop()
+	for {
+		changed := n.Changed()
+		if is() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-deadline.C:
+			t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+// leader is the node that leads, and its lead.
+func (f fleet) leader(t *testing.T) (*Node, *lead) {
+	t.Helper()
+	var leader *Node
+	var l *lead
+	await(t, f[0], "one leads", func() bool {
+		for _, n := range f {
+			if x := n.lead.Load(); x != nil && x.isReady() {
+				leader, l = n, x
+			}
+		}
+		return l != nil
+	})
+	return leader, l
+}
+
+// others are all but n.
+func (f fleet) others(n *Node) fleet {
+	return slices.DeleteFunc(slices.Clone(f), func(x *Node) bool { return x == n })
+}
+
+// link is n's way to the leader, with a session.
+func (n *Node) link(t *testing.T, sink *fakeSink) (ask func(ops ...wire.Op)) {
+	t.Helper()
+	k, err := n.Link(t.Context(), sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	r, err := k.Create(t.Context(), wire.CreateSession{Nonce: wire.NewUUID(), Name: n.cfg.Name, Server: n.serverID(), Instance: n.cfg.Instance, TTL: 60_000})
+	if err != nil || r.Code != wire.CodeOK {
+		t.Fatalf("create: %+v, %v", r, err)
+	}
+	if err := k.Attach(r.Session); err != nil {
+		t.Fatal(err)
+	}
+	return func(ops ...wire.Op) {
+		if err := k.Submit(r.Session, ops); err != nil {
+			t.Errorf("submit: %v", err)
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/godistlock/distlock/internal/rpc"
+	"github.com/godistlock/distlock/internal/wire"
+	"github.com/godistlock/distlock/raftfsm"
+)
+
+// asked is what l answers to q, over the wire.
+func asked(t *testing.T, l *lead, q Query) Answer {
+	t.Helper()
+	var p pages
+	q, err := decodeQuery(q.encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := p.answer(t.Context(), l, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err = decodeAnswer(a.encodeFor(q.Kind))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// A fence is checked against every holder of its key, not against one of them.
+func TestQueryOfAFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		var sink fakeSink
+		id := newSession(t, l, "m", time.Minute, &sink)
+		other := newSession(t, l, "o", time.Minute, &fakeSink{})
+		l.submit(id, []wire.Op{
+			request(1, wire.Ask{Keys: []string{"s"}, Mode: wire.Shared}), request(2, wire.Ask{Keys: []string{"s"}, Mode: wire.Shared}),
+		}, &sink)
+		synctest.Wait()
+		_, outs := sink.got()
+		first, second := outs[0].Fence, outs[1].Fence
+		for _, c := range []struct {
+			key   string
+			fence uint64
+			found bool
+			tells uint64
+		}{{"s", first, true, first}, {"s", second, true, second}, {"s", second + 1, false, first}, {"idle", first, false, 0}, {"s", 0, true, first}} {
+			if a := asked(t, l, Query{Kind: QueryGrant, Key: c.key, Page: c.fence}); a.Found != c.found || a.Fence != c.tells {
+				t.Errorf("fence %d of %s: %v, %d; want %v, %d", c.fence, c.key, a.Found, a.Fence, c.found, c.tells)
+			}
+		}
+		l.submit(other, []wire.Op{{Kind: wire.OpForce, Seq: 1, Key: "s"}}, &fakeSink{})
+		synctest.Wait()
+		if a := asked(t, l, Query{Kind: QueryGrant, Key: "s", Page: first}); a.Found {
+			t.Error("a revoked grant is found")
+		}
+	})
+}
+
+// A listing of all kinds; an older process is answered as it understands.
+func TestQueryOfAllKinds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		var sink fakeSink
+		id := newSession(t, l, "m", time.Minute, &sink)
+		l.submit(id, []wire.Op{
+			request(1, wire.Ask{Keys: []string{"s"}, Mode: wire.Shared, Value: []byte("v"), Where: "a.go:1"}),
+			request(2, wire.Ask{Keys: []string{"u"}, Mode: wire.Units, Limit: 5, Weight: 3, Detached: 1000}),
+			{Kind: wire.OpAcquire, Seq: 3, Key: "x"}, {Kind: wire.OpAcquire, Seq: 4, Key: "x"},
+		}, &sink)
+		synctest.Wait()
+		a := asked(t, l, Query{Kind: QueryLocks})
+		if len(a.Locks) != 3 || a.Page != 0 {
+			t.Fatalf("%+v", a)
+		}
+		s, u, x := a.Locks[0], a.Locks[1], a.Locks[2]
+		if h := s.Holders[0]; s.Mode != wire.Shared || string(h.Value) != "v" || h.Where != "a.go:1" || h.Member != "m" || h.Detached {
+			t.Errorf("shared: %+v", s)
+		}
+		if h := u.Holders[0]; u.Mode != wire.Units || u.Limit != 5 || h.Weight != 3 || !h.Detached || h.Member != "" {
+			t.Errorf("semaphore: %+v", u)
+		}
+		if x.Mode != wire.Exclusive || len(x.Holders) != 1 || len(x.Waiters) != 1 {
+			t.Errorf("exclusive: %+v", x)
+		}
+		plain := asked(t, l, Query{Kind: queryPlain})
+		if len(plain.Locks) != 3 || plain.Locks[0].Holders[0].Fence != s.Holders[0].Fence || plain.Locks[0].Holders[0].Value != nil {
+			t.Errorf("for an older process: %+v", plain)
+		}
+		got, want := asked(t, l, Query{Kind: QueryStats}).Stats, l.group.fsm.View().Counters()
+		if got != want || got.Keys != 3 || got.Grants != 3 || got.Waiters != 1 {
+			t.Errorf("counted %+v; want %+v", got, want)
+		}
+	})
+}
+
+// A page has room for what it holds, also one key with very many holders that each show as much as they may.
+func TestPagesOfLargeValuesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		var sink fakeSink
+		id := newSession(t, l, "m", time.Minute, &sink)
+		value := []byte(strings.Repeat("v", wire.MaxValue))
+		const holders, keys = 4000, 1000
+		var ops []wire.Op
+		for i := range holders + keys {
+			key := "s"
+			if i >= holders {
+				key = fmt.Sprint("x", i)
+			}
+			ops = append(ops, request(uint64(i+1), wire.Ask{Keys: []string{key}, Mode: wire.Shared, Value: value, Where: strings.Repeat("w", wire.MaxWhere)}))
+			if len(ops) == 1000 {
+				l.submit(id, ops, &sink)
+				ops = nil
+			}
+		}
+		synctest.Wait()
+		var p pages
+		q := Query{Kind: QueryLocks}
+		count, pages := 0, 0
+		for {
+			a, err := p.answer(t.Context(), l, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size := len(a.encode()); size > rpc.MaxBody {
+				t.Fatalf("a page of %d bytes, limit %d", size, rpc.MaxBody)
+			}
+			pages++
+			for _, k := range a.Locks {
+				count += len(k.Holders)
+			}
+			if a.Page == 0 {
+				break
+			}
+			q.Page, q.After = a.Page, a.Locks[len(a.Locks)-1].Key
+		}
+		if count != holders+keys || pages < 4 {
+			t.Errorf("%d holders on %d pages", count, pages)
+		}
+	})
+}
+
+// oldLeader answers as the first version does.
+func oldLeader(v *raftfsm.View) func(context.Context, Query) (Answer, error) {
+	return func(_ context.Context, q Query) (Answer, error) {
+		switch {
+		case q.Page != 0:
+			return Answer{}, queryError(q, &rpc.RemoteError{Text: ErrPageGone.Error(), Code: codePageGone})
+		case q.Kind == QueryGrant:
+			g, ok := v.Grant(q.Key, 0)
+			return decodeAnswer(Answer{Found: ok && !g.Revoked, Fence: g.Fence}.encodePlain())
+		case q.Kind == queryPlain:
+			return decodeAnswer(listPage(v, q, nil).encodePlain())
+		}
+		return Answer{}, queryError(q, &rpc.RemoteError{Text: fmt.Sprintf("query %d is not known to this version", q.Kind)})
+	}
+}
+
+func TestQueriesOfAnOldLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		var sink fakeSink
+		id := newSession(t, l, "m", time.Minute, &sink)
+		l.submit(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sink)
+		synctest.Wait()
+		_, outs := sink.got()
+		ask := oldLeader(l.group.fsm.View())
+		if a, err := asUnderstood(t.Context(), Query{Kind: QueryLocks}, ask); err != nil || len(a.Locks) != 1 || a.Locks[0].Holders[0].Fence != outs[0].Fence {
+			t.Errorf("locks: %+v, %v", a, err)
+		}
+		for fence, want := range map[uint64]bool{outs[0].Fence: true, outs[0].Fence + 1: false} {
+			if a, err := asUnderstood(t.Context(), Query{Kind: QueryGrant, Key: "k", Page: fence}, ask); err != nil || a.Found != want || a.Fence != outs[0].Fence {
+				t.Errorf("fence %d: %+v, %v", fence, a, err)
+			}
+		}
+		if _, err := asUnderstood(t.Context(), Query{Kind: QueryStats}, ask); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("stats: %v", err)
+		}
+	})
+}
