@@ -1,9 +1,9 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet format fuzz chaos faults ci demo bench gobench clean
+.PHONY: help test race lint vet format fuzz chaos faults rolling-versions ci demo bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## all tests, as in the README
 	.ci/run tests
@@ -29,6 +29,13 @@ chaos: ## long runs under load and faults: real processes that are killed and pa
 
 faults: ## every operation of the log fails once in every way, in a cluster under load
 	DISTLOCK_FAULTS=1 go test -v -count=1 -timeout 2h -run TestRaftSurvivesEvery ./internal/raftlog
+
+REF ?= 4f0aeab
+rolling-versions: ## processes of an earlier commit are replaced one by one by those of the present one, under load; half a minute (REF=… for another commit than the last whose log has format 1)
+	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'exit 130' INT TERM; \
+	git archive --format=tar -o "$$dir/old.tar" $(REF); mkdir "$$dir/old"; tar -x -f "$$dir/old.tar" -C "$$dir/old"; \
+	go -C "$$dir/old" test -c -o "$$dir/old-member" ./internal/proctest; \
+	DISTLOCK_OLD_MEMBER="$$dir/old-member" go test -v -count=1 -timeout 20m -run TestRollingVersions ./internal/proctest
 
 ci: ## all that CI runs
 	.ci/run

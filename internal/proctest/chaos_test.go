@@ -30,6 +30,13 @@ func rounds(short, long int) int {
 	return short
 }
 
+// beside lets a short run go on beside others: it mostly waits. A long one has the machine for itself, since it measures.
+func beside(t *testing.T) {
+	if !chaos {
+		t.Parallel()
+	}
+}
+
 // sessionTTL is the least there is in a long run, which has the machine for itself. A short one shares processors and disk with the
 // tests of other packages, and must not lose sessions to them.
 var sessionTTL = time.Duration(rounds(4, 2)) * time.Second
@@ -41,6 +48,7 @@ const failoverGoal = 1200 * time.Millisecond
 
 // TestKilled kills the leader, and now and then a follower, under load, and brings the process back each time.
 func TestKilled(t *testing.T) {
+	beside(t)
 	f := startFleet(t, 3, true, sessionTTL)
 	f.voters(3)
 	f.load(someLoad)
@@ -67,6 +75,7 @@ func TestKilled(t *testing.T) {
 
 // TestPausedLeader stops the leader until its session has run out, under load, and wakes it.
 func TestPausedLeader(t *testing.T) {
+	beside(t)
 	f := startFleet(t, 3, true, sessionTTL)
 	f.voters(3)
 	f.load(someLoad)
@@ -105,6 +114,7 @@ func TestPausedLeader(t *testing.T) {
 // TestAllKilled kills all processes at once and restarts them on their directories: what was acknowledged is there until its process's
 // session is closed, what was released is free, and new fences are greater.
 func TestAllKilled(t *testing.T) {
+	beside(t)
 	const keys = 5
 	f := startFleet(t, 3, true, time.Minute) // no session runs out while the processes are dead
 	for round := range rounds(1, 10) {
@@ -171,6 +181,7 @@ func TestAllKilled(t *testing.T) {
 // TestMemoryVotersRestart kills voters that keep all in memory and restarts them at once on their old ports, under load: they are
 // newcomers, whoever answered there before.
 func TestMemoryVotersRestart(t *testing.T) {
+	beside(t)
 	f := startFleet(t, 3, false, sessionTTL)
 	f.load(someLoad)
 	for round := range rounds(3, 30) {
@@ -191,6 +202,7 @@ func TestMemoryVotersRestart(t *testing.T) {
 // TestNobodyVotesForItsPredecessor: a voter that missed a grant and one that lost its memory of it are no majority, even where the
 // latter listens on its predecessor's port.
 func TestNobodyVotesForItsPredecessor(t *testing.T) {
+	beside(t)
 	const key = "precious"
 	f := startFleet(t, 4, false, 10*time.Second)
 	f.voters(3)

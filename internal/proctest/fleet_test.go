@@ -30,7 +30,9 @@ type fleet struct {
 	ttl     time.Duration
 	members []*member
 
-	mu     sync.Mutex // guards all below
+	hands  sync.WaitGroup // the goroutines of handOn
+	mu     sync.Mutex     // guards all below
+	joined []*life        // that live: who may be told to adopt and to release
 	holds  map[holdID]hold
 	pauses []pause
 	losses []loss
@@ -40,6 +42,7 @@ type fleet struct {
 type holdID struct {
 	process, key string
 	fence        uint64
+	part         int
 }
 
 // member is one place in the fleet, with one process after the other.
@@ -47,6 +50,7 @@ type member struct {
 	fleet *fleet
 	name  string
 	addr  string
+	exe   string // the binary of its next process
 	lives int
 	*life // the present one
 }
@@ -63,13 +67,18 @@ type life struct {
 	calls    uint64
 	waiting  map[uint64]chan answer // nil once it is dead
 	expected bool                   // its death
+	leaving  bool
 }
 
 func newFleet(t *testing.T, n int, durable bool, ttl time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{t: t, dir: dataDir(t), durable: durable, ttl: ttl, holds: make(map[holdID]hold)}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, addr := range freeAddrs(t, n) {
-		f.members = append(f.members, &member{fleet: f, name: fmt.Sprintf("m%d", i+1), addr: addr})
+		f.members = append(f.members, &member{fleet: f, name: fmt.Sprintf("m%d", i+1), addr: addr, exe: exe})
 	}
 	t.Cleanup(f.end)
 	return f
@@ -82,7 +91,7 @@ func dataDir(t *testing.T) string {
 	if parent == "" {
 		return t.TempDir()
 	}
-	dir, err := os.MkdirTemp(parent, t.Name()+"-")
+	dir, err := os.MkdirTemp(parent, strings.ReplaceAll(t.Name(), "/", "-")+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +153,11 @@ func (f *fleet) spawn(members ...*member) (joined func() error) {
 		joins.Go(func() {
 			if a := m.call(command{Do: "join", Config: cfg, Timeout: patience}); a.Error != "" {
 				errs[i] = fmt.Errorf("%s joins: %s", m.id, a.Error)
+				return
 			}
+			f.mu.Lock()
+			f.joined = append(f.joined, m.life)
+			f.mu.Unlock()
 		})
 	}
 	return func() error {
@@ -153,14 +166,10 @@ func (f *fleet) spawn(members ...*member) (joined func() error) {
 	}
 }
 
-// spawn starts a process of the test's own binary. It ends with its standard input.
+// spawn starts a process. It ends with its standard input.
 func (m *member) spawn() {
 	t := m.fleet.t
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	m.lives++
 	l := &life{id: fmt.Sprintf("%s/%d", m.name, m.lives), dead: make(chan struct{}), waiting: make(map[uint64]chan answer)}
 	l.log = filepath.Join(m.fleet.dir, strings.ReplaceAll(l.id, "/", "-")+".log")
@@ -169,7 +178,7 @@ func (m *member) spawn() {
 		t.Fatal(err)
 	}
 	defer log.Close() // the process has its own
-	l.cmd = exec.Command(exe)
+	l.cmd = exec.Command(m.exe)
 	l.cmd.Env = append(os.Environ(), memberEnv+"=1")
 	l.cmd.Stderr = log
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the kernel wakes or ends a paused process of a group that lost its parent
@@ -198,23 +207,30 @@ func (f *fleet) listen(l *life) {
 			break
 		}
 		switch {
-		case a.Hold != nil:
-			f.mu.Lock()
-			f.holds[holdID{a.Hold.Process, a.Hold.Key, a.Hold.Fence}] = *a.Hold
-			f.mu.Unlock()
-		case a.Loss != nil:
-			f.mu.Lock()
-			f.losses = append(f.losses, *a.Loss)
-			f.mu.Unlock()
-		case a.Fault != "":
-			f.t.Error(a.Fault)
-		default:
+		case a.ID != 0:
 			l.mu.Lock()
 			to := l.waiting[a.ID]
 			delete(l.waiting, a.ID)
 			l.mu.Unlock()
 			if to != nil {
 				to <- a
+			}
+		case a.Hold != nil: // a process of an earlier commit
+			f.record(*a.Hold)
+		case a.Holds != nil:
+			if f.record(a.Holds...); a.Handle != "" {
+				f.hands.Go(func() { f.handOn(l, a) }) // ends with the answer
+			}
+		case a.Loss != nil:
+			f.mu.Lock()
+			f.losses = append(f.losses, *a.Loss)
+			f.mu.Unlock()
+		default:
+			l.mu.Lock()
+			leaving := l.leaving && strings.Contains(a.Fault, forTheSession) // processes of an earlier commit go on asking
+			l.mu.Unlock()
+			if !leaving {
+				f.t.Error(a.Fault)
 			}
 		}
 	}
@@ -225,19 +241,59 @@ func (f *fleet) listen(l *life) {
 		f.t.Errorf("%s died unasked: %v", l.id, exit)
 	}
 	for _, to := range l.waiting {
-		to <- answer{Error: l.id + " is dead"}
+		to <- l.isDead()
 	}
 	l.waiting = nil
 }
 
-// call tells the member's process to do something and waits for the answer.
-func (m *member) call(c command) answer {
-	l := m.life
+func (l *life) isDead() answer { return answer{Error: l.id + " is dead", Is: []string{dead}} }
+
+// dead is among the names of sentinels in the answer of a process that has none.
+const dead = "dead"
+
+// record keeps what a process said last of its holds.
+func (f *fleet) record(holds ...hold) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, h := range holds {
+		f.holds[holdID{h.Process, h.Key, h.Fence, h.Part}] = h
+	}
+}
+
+// handOn lets another process release or adopt what l gave the handle of.
+func (f *fleet) handOn(l *life, a answer) {
+	f.mu.Lock()
+	others := slices.DeleteFunc(slices.Clone(f.joined), func(o *life) bool { return o == l })
+	f.mu.Unlock()
+	if len(others) == 0 {
+		return
+	}
+	fence := a.Holds[0].Fence
+	c := command{Do: "adopt", Handle: a.Handle, Holds: a.Holds, Timeout: patience}
+	if fence%3 == 0 {
+		c.Do = "release"
+	}
+	to := others[fence/3%uint64(len(others))]
+	got := to.call(c)
+	switch {
+	case got.Error == "" && c.Do == "adopt" && got.Fence != fence:
+		f.t.Errorf("%s adopted a grant with fence %d from %s and has fence %d", to.id, fence, l.id, got.Fence)
+	case got.Error == "":
+	case slices.ContainsFunc(got.Is, func(name string) bool {
+		return slices.Contains([]string{dead, "ErrNotHeld", "ErrSessionLost", "ErrClosed", "ErrLeaving"}, name)
+	}):
+	default:
+		f.t.Errorf("%s by %s of what %s has: %s", c.Do, to.id, l.id, got.Error)
+	}
+}
+
+// call tells the process to do something and waits for the answer. It may be called on any goroutine.
+func (l *life) call(c command) answer {
 	to := make(chan answer, 1)
 	l.mu.Lock()
 	if l.waiting == nil {
 		l.mu.Unlock()
-		return answer{Error: l.id + " is dead"}
+		return l.isDead()
 	}
 	l.calls++
 	c.ID = l.calls
@@ -267,15 +323,23 @@ func (m *member) must(c command) answer {
 
 // kill ends the member's process by SIGKILL and answers when.
 func (m *member) kill() instant {
+	at := m.fleet.stopped(m)
+	m.bury()
+	return at
+}
+
+// bury kills the member's process as one that has nothing to lose.
+func (m *member) bury() {
+	m.fleet.mu.Lock()
+	m.fleet.joined = slices.DeleteFunc(m.fleet.joined, func(l *life) bool { return l == m.life })
+	m.fleet.mu.Unlock()
 	m.life.mu.Lock()
 	m.expected = true
 	m.life.mu.Unlock()
-	at := m.fleet.stopped(m)
 	if err := m.cmd.Process.Kill(); err != nil {
 		m.fleet.t.Fatalf("kill %s: %v", m.id, err)
 	}
 	<-m.dead
-	return at
 }
 
 // stop pauses the member's process until cont.
@@ -344,26 +408,30 @@ func (f *fleet) until(what string, cond func() bool, seen *[]string) {
 	}
 }
 
-// voters waits until n members are voters, as every one of them sees it.
+// voters waits until n members are voters, as they themselves see it.
 func (f *fleet) voters(n int) {
 	f.t.Helper()
 	var seen []string
 	f.until(fmt.Sprintf("%d voters", n), func() bool {
 		seen = seen[:0]
+		voters, agreed := 0, true
 		for _, m := range f.members {
 			st := m.must(command{Do: "status"}).Status
-			voters := 0
+			alive := 0
+			var roles []string
 			for _, o := range st.Members {
+				roles = append(roles, fmt.Sprintf("%s %s %s", o.Name, o.State, o.Role))
 				if o.Role == distlock.Voter && o.State == distlock.Alive {
-					voters++
+					alive++
 				}
 			}
-			seen = append(seen, fmt.Sprintf("%s is %s and sees %d", m.id, st.Role, voters))
-			if voters != n {
-				return false
+			seen = append(seen, fmt.Sprintf("%s is %s and sees %s", m.id, st.Role, strings.Join(roles, ", ")))
+			if st.Role == distlock.Voter {
+				voters++
+				agreed = agreed && alive == n
 			}
 		}
-		return true
+		return voters == n && agreed
 	}, &seen)
 }
 
@@ -385,6 +453,7 @@ func (f *fleet) rest() {
 	for _, m := range f.members {
 		m.must(command{Do: "rest", Timeout: 2 * patience})
 	}
+	f.hands.Wait()
 }
 
 // grants is how many holds have been reported.
@@ -447,6 +516,7 @@ func (f *fleet) end() {
 		_ = m.cmd.Process.Kill() // dead ones are as good
 		<-m.dead
 	}
+	f.hands.Wait()
 	if !f.t.Failed() {
 		return
 	}

@@ -15,9 +15,18 @@ type instant int64
 // never is later than everything: the end of what was not seen to end.
 const never = instant(1<<62 - 1)
 
-// hold is one grant as its holder saw it. What it didn't see (a request that was not answered, a grant that died with its process
-// before it was reported) is in no history: taking a grant and its end out of a good history leaves a good one, so that nothing good
-// is called bad.
+// mode is how a key is held.
+type mode string
+
+const (
+	exclusive mode = "" // as processes say that know no other
+	shared    mode = "shared"
+	units     mode = "units" // of a semaphore
+)
+
+// hold is one grant of one key as its holder saw it; a grant of several keys makes one of each, with one fence. What it didn't see (a
+// request that was not answered, a grant that died with its process before it was reported) is in no history: taking a grant and its
+// end out of a good history leaves a good one, so that nothing good is called bad.
 type hold struct {
 	Process string  `json:"process"` // one life of one member
 	Key     string  `json:"key"`
@@ -26,6 +35,36 @@ type hold struct {
 	Granted instant `json:"granted"` // after it returned
 	Kept    instant `json:"kept"`    // read before a look at Done that found it open: the holder relied on the grant until then at least
 	Ended   instant `json:"ended"`   // after Unlock was answered; never, when it wasn't
+
+	Mode     mode          `json:"mode,omitempty"`
+	Limit    int           `json:"limit,omitempty"`
+	Weight   int           `json:"weight,omitempty"`
+	Detached time.Duration `json:"detached,omitempty"` // that it lives whoever dies
+	Cooldown time.Duration `json:"cooldown,omitempty"`
+
+	Part  int  `json:"part,omitempty"`  // 0: it came by Lock; else by its handle, and it goes on where the part before ended
+	Over  bool `json:"over,omitempty"`  // this part is the end, by Release of its handle: nobody relies on it
+	Hand  bool `json:"hand,omitempty"`  // its handle was given away: anybody may have ended it. Said before that
+	LetGo bool `json:"letgo,omitempty"` // its holder may have ended it, by Unlock or Leave. Said before that
+
+	Lowering instant `json:"lowering,omitempty"` // before Downgrade was called; 0: it wasn't. Said before that
+	Lowered  instant `json:"lowered,omitempty"`  // after it was answered; 0: it wasn't
+}
+
+// finalMode is how h is held when it ends.
+func (h hold) finalMode() mode {
+	if h.Lowering != 0 {
+		return shared
+	}
+	return h.Mode
+}
+
+// relied is when the holder relied on the grant last, as far as is known.
+func (h hold) relied() instant {
+	if h.Lowered != 0 {
+		return max(h.Granted, h.Kept, h.Lowering)
+	}
+	return max(h.Granted, h.Kept)
 }
 
 // pause is when a process did not run: from before SIGSTOP or SIGKILL was sent.
@@ -47,6 +86,9 @@ func clip(holds []hold, pauses []pause) []hold {
 			asking = asking || h.Asked <= p.at && p.at < h.Granted
 			if h.Granted <= p.at {
 				h.Kept = min(h.Kept, p.at)
+				if h.Lowered > p.at { // it may have been asked for by one who didn't know that all was lost
+					h.Lowered = 0
+				}
 			}
 		}
 		if !asking {
@@ -56,68 +98,36 @@ func clip(holds []hold, pauses []pause) []hold {
 	return clipped
 }
 
-// event is what happens to one key: a grant or its end. Grants are numbered by their fences from 1 on.
-type event struct {
-	grant  bool
-	number int
-	fence  uint64 // for the reader
-}
+// course is what is known of one grant of one key: its parts, in the order of the hands that it went through.
+type course []hold
 
-// keyState is a key between events.
-type keyState struct {
-	held bool
-	last int // the number of the latest grant
-}
-
-// model is a lock: a free key is granted, with a fence greater than all before; only the grant that is held ends. Each recorded grant
-// must find its place among the rising fences, so that the next one can only be the one with the least fence left: said that way,
-// the search for an order is short.
-var model = porcupine.Model{
-	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-		byKey := make(map[string][]porcupine.Operation)
-		for _, op := range history {
-			key := op.Metadata.(string)
-			byKey[key] = append(byKey[key], op)
-		}
-		parts := make([][]porcupine.Operation, 0, len(byKey))
-		for _, part := range byKey {
-			parts = append(parts, part)
-		}
-		return parts
-	},
-	Init: func() any { return keyState{} },
-	Step: func(state, input, _ any) (bool, any) {
-		s, e := state.(keyState), input.(event)
-		if e.grant {
-			return !s.held && e.number == s.last+1, keyState{held: true, last: e.number}
-		}
-		return s.held && e.number == s.last, keyState{last: s.last}
-	},
-	DescribeOperation: func(input, _ any) string {
-		e := input.(event)
-		if e.grant {
-			return fmt.Sprintf("grant %d", e.fence)
-		}
-		return fmt.Sprintf("end %d", e.fence)
-	},
-}
-
-// operations turns each hold into a grant, somewhere between call and return of Lock, and its end, somewhere after the holder relied
-// on it last.
-func operations(holds []hold) []porcupine.Operation {
+// courses are all grants, by key and fence.
+func courses(holds []hold) (all []course) {
 	ordered := slices.Clone(holds)
-	slices.SortFunc(ordered, func(a, b hold) int { return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Fence, b.Fence)) })
-	ops := make([]porcupine.Operation, 0, 2*len(holds))
-	number := 0
+	slices.SortFunc(ordered, func(a, b hold) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Fence, b.Fence), cmp.Compare(a.Part, b.Part))
+	})
 	for i, h := range ordered {
-		if number++; i > 0 && ordered[i-1].Key != h.Key {
-			number = 1
+		if i == 0 || ordered[i-1].Key != h.Key || ordered[i-1].Fence != h.Fence {
+			all = append(all, nil)
 		}
-		ops = append(ops,
-			porcupine.Operation{Input: event{true, number, h.Fence}, Call: int64(h.Asked), Return: int64(h.Granted), Metadata: h.Key},
-			porcupine.Operation{Input: event{false, number, h.Fence}, Call: int64(max(h.Kept, h.Granted)), Return: int64(max(h.Ended, h.Kept, h.Granted)), Metadata: h.Key})
+		last := &all[len(all)-1]
+		*last = append(*last, h)
 	}
-	return ops
+	return all
+}
+
+func (c course) first() hold { return c[0] }
+func (c course) last() hold  { return c[len(c)-1] }
+
+// relied is when a holder relied on the grant last, as far as is known.
+func (c course) relied() (at instant) {
+	for _, h := range c {
+		if !h.Over {
+			at = max(at, h.relied())
+		}
+	}
+	return at
 }
 
 // judgeTime bounds the search; a history of this package takes milliseconds.
@@ -129,54 +139,21 @@ func judge(holds []hold, pauses []pause) string {
 	if fault := fencesRise(holds); fault != "" {
 		return fault
 	}
-	switch porcupine.CheckOperationsTimeout(model, operations(holds), judgeTime) {
+	all := courses(holds)
+	if fault := handedOn(all); fault != "" {
+		return fault
+	}
+	if fault := staysBlocked(all); fault != "" {
+		return fault
+	}
+	switch porcupine.CheckOperationsTimeout(model, operations(all), judgeTime) {
 	case porcupine.Ok:
 		return ""
 	case porcupine.Unknown:
-		return fmt.Sprintf("no order of %d grants was found in %v", len(holds), judgeTime)
+		return fmt.Sprintf("no order of %d grants was found in %v; %s", len(holds), judgeTime, explain(all))
 	default:
-		return explain(holds)
+		return explain(all)
 	}
-}
-
-// fencesRise checks what goes beyond one key: fences are given once in the whole cluster, and of two grants of any keys, of which one
-// was asked for after the other had been given, the later has the greater fence.
-func fencesRise(holds []hold) string {
-	byGrant, byAsk := slices.Clone(holds), slices.Clone(holds)
-	slices.SortFunc(byGrant, func(a, b hold) int { return cmp.Compare(a.Granted, b.Granted) })
-	slices.SortFunc(byAsk, func(a, b hold) int { return cmp.Compare(a.Asked, b.Asked) })
-	given := make(map[uint64]hold, len(holds))
-	var greatest hold // of those given before the one looked at was asked for
-	next := 0
-	for _, h := range byAsk {
-		if other, twice := given[h.Fence]; twice {
-			return fmt.Sprintf("a fence was given twice:\n  %v\n  %v", other, h)
-		}
-		given[h.Fence] = h
-		for ; next < len(byGrant) && byGrant[next].Granted < h.Asked; next++ {
-			if byGrant[next].Fence > greatest.Fence {
-				greatest = byGrant[next]
-			}
-		}
-		if h.Fence < greatest.Fence {
-			return fmt.Sprintf("a fence is below an earlier one:\n  %v\n  %v", greatest, h)
-		}
-	}
-	return ""
-}
-
-// explain finds two grants of a key that were relied on at the same time, for the reader of a history that the model refused.
-func explain(holds []hold) string {
-	ordered := slices.Clone(holds)
-	slices.SortFunc(ordered, func(a, b hold) int { return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Granted, b.Granted)) })
-	for i, a := range ordered {
-		for _, b := range ordered[i+1:] {
-			if a.Key == b.Key && a.Kept > b.Granted {
-				return fmt.Sprintf("two held one key at the same time:\n  %v\n  %v", a, b)
-			}
-		}
-	}
-	return "no order of the grants makes one holder at a time with rising fences"
 }
 
 func (h hold) String() string {
@@ -186,6 +163,29 @@ func (h hold) String() string {
 		}
 		return time.Duration(t).String()
 	}
-	return fmt.Sprintf("%s of %s, fence %d: asked %s, granted %s, kept until %s, ended %s", h.Key, h.Process, h.Fence, at(h.Asked), at(h.Granted),
+	what := h.Key
+	switch {
+	case h.Over:
+		what = "release of " + what
+	case h.Part > 0:
+		what = "adoption of " + what
+	}
+	switch h.Mode {
+	case shared:
+		what += " (shared)"
+	case units:
+		what += fmt.Sprintf(" (%d of %d)", h.Weight, h.Limit)
+	}
+	text := fmt.Sprintf("%s by %s, fence %d: asked %s, granted %s, kept until %s, ended %s", what, h.Process, h.Fence, at(h.Asked), at(h.Granted),
 		at(h.Kept), at(h.Ended))
+	if h.Lowering != 0 {
+		text += ", shared from " + at(h.Lowering)
+	}
+	if h.Cooldown != 0 {
+		text += fmt.Sprintf(", cooldown %v", h.Cooldown)
+	}
+	if h.Detached != 0 {
+		text += fmt.Sprintf(", detached for %v", h.Detached)
+	}
+	return text
 }

@@ -24,7 +24,8 @@ const memberEnv = "DISTLOCK_TEST_MEMBER"
 var sentinels = map[string]error{
 	"ErrHeld": distlock.ErrHeld, "ErrUnlocked": distlock.ErrUnlocked, "ErrExpired": distlock.ErrExpired, "ErrSessionLost": distlock.ErrSessionLost,
 	"ErrNotHeld": distlock.ErrNotHeld, "ErrNoQuorum": distlock.ErrNoQuorum, "ErrClosed": distlock.ErrClosed, "ErrNameTaken": distlock.ErrNameTaken,
-	"DeadlineExceeded": context.DeadlineExceeded,
+	"DeadlineExceeded": context.DeadlineExceeded, "ErrForced": distlock.ErrForced, "ErrMoved": distlock.ErrMoved, "ErrInvalid": distlock.ErrInvalid,
+	"ErrLimit": distlock.ErrLimit, "ErrLeaving": distlock.ErrLeaving, "ErrUnsupported": errors.ErrUnsupported, "Canceled": context.Canceled,
 }
 
 // process is the member's side.
@@ -40,13 +41,14 @@ type process struct {
 	tasks sync.WaitGroup // every goroutine of this process but load's
 	rest  context.CancelFunc
 	load  *sync.WaitGroup // the workers; ended by rest
+	leave chan struct{}   // closed when it is about to leave
 }
 
 // runMember serves the test until it is gone.
 func runMember(in io.Reader, out io.Writer) {
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGINT, syscall.SIGHUP)
 	life, end := context.WithCancel(context.Background())
-	p := &process{pipe: newPipe(in, out), held: make(map[string]*distlock.Lock), life: life, end: end, rest: func() {}, load: new(sync.WaitGroup)}
+	p := &process{pipe: newPipe(in, out), held: make(map[string]*distlock.Lock), life: life, end: end, rest: func() {}, load: new(sync.WaitGroup), leave: make(chan struct{})}
 	for {
 		var c command
 		if err := p.pipe.receive(&c); err != nil {
@@ -80,8 +82,13 @@ func (p *process) obey(c command) answer {
 			take = p.cluster.TryLock
 		}
 		var l *distlock.Lock
-		if l, err = take(ctx, c.Key); err == nil {
-			a.Fence = uint64(l.Fence())
+		if c.Ask != nil && c.Ask.Also != "" {
+			l, err = p.cluster.LockAll(ctx, []string{c.Key, c.Ask.Also}, c.Ask.options()...)
+		} else {
+			l, err = take(ctx, c.Key, c.options()...)
+		}
+		if err == nil {
+			a.Fence, a.Handle = uint64(l.Fence()), string(l.Handle())
 			p.mu.Lock()
 			p.held[c.Key] = l
 			p.mu.Unlock()
@@ -95,12 +102,25 @@ func (p *process) obey(c command) answer {
 		a.Status = &st
 	case "locks":
 		a.Locks, err = p.cluster.Locks(ctx, c.Key)
+	case "stats":
+		var st distlock.Stats
+		st, err = p.cluster.Stats(ctx)
+		a.Stats = &st
+	case "downgrade":
+		err = p.lock(c.Key).Downgrade(ctx)
+	case "take", "keep":
+		err = p.takeFor(ctx, c)
+	case "adopt":
+		a.Fence, err = p.adopt(ctx, c)
+	case "release":
+		err = p.release(ctx, c)
 	case "load":
 		p.begin(*c.Load)
 	case "rest":
 		p.rest()
 		p.load.Wait()
 	case "leave":
+		close(p.leave)
 		err = p.cluster.Leave(ctx)
 		p.end()
 	default:
@@ -138,14 +158,17 @@ func (p *process) join(ctx context.Context, cfg config) error {
 	return nil
 }
 
+// forTheSession begins the fault of a session's lock.
+const forTheSession = "Lock for the session's sake"
+
 // watchSession holds a lock of its own to notice when the session is lost, and tells.
 func (p *process) watchSession() {
 	for p.life.Err() == nil {
 		since := now()
 		l, err := p.cluster.Lock(p.life, "session of "+p.config.Process)
 		if err != nil {
-			if p.life.Err() == nil {
-				p.fault("Lock for the session's sake: %v", err)
+			if p.life.Err() == nil && !errors.Is(err, distlock.ErrClosed) && !errors.Is(err, distlock.ErrLeaving) {
+				p.fault("%s: %v", forTheSession, err)
 			}
 			return
 		}
@@ -154,6 +177,11 @@ func (p *process) watchSession() {
 			if p.life.Err() == nil && !errors.Is(l.Err(), distlock.ErrClosed) {
 				p.say(answer{Loss: &loss{Process: p.config.Process, Since: since, At: now(), Cause: fmt.Sprint(l.Err())}})
 			}
+		case <-p.leave:
+			if err := l.Unlock(p.life); err != nil && !errors.Is(err, distlock.ErrNotHeld) {
+				p.fault("%s: %v", forTheSession, err)
+			}
+			return
 		case <-p.life.Done():
 		}
 	}
@@ -167,51 +195,11 @@ func (p *process) begin(l load) {
 		rnd := rand.New(rand.NewPCG(l.Seed, uint64(i)))
 		p.load.Go(func() {
 			for ctx.Err() == nil {
-				p.take(ctx, l, rnd)
+				p.take(ctx, l.pick(rnd))
 				nap(ctx.Done(), l.Rest)
 			}
 		})
 	}
-}
-
-// unlockTime is how long the outcome of an Unlock is waited for.
-const unlockTime = 20 * time.Second
-
-// take locks a key, relies on it for a while, unlocks it, and reports: once when it is granted, should this process be killed, and once
-// when it is over.
-func (p *process) take(ctx context.Context, l load, rnd *rand.Rand) {
-	h := hold{Process: p.config.Process, Key: fmt.Sprintf("key-%d", rnd.IntN(l.Keys)), Asked: now(), Ended: never}
-	lock, err := p.cluster.Lock(ctx, h.Key)
-	if err != nil {
-		if ctx.Err() == nil {
-			p.fault("Lock(%s): %v", h.Key, err)
-		}
-		return
-	}
-	h.Fence, h.Granted = uint64(lock.Fence()), now()
-	h.Kept = h.Granted
-	p.say(answer{Hold: &h})
-
-	until := h.Granted + instant(l.Hold)
-	for {
-		at := now() // before the look: what is open now was held then
-		if lock.Err() != nil {
-			break
-		}
-		h.Kept = at
-		if at >= until {
-			break
-		}
-		nap(lock.Done(), min(time.Duration(until-at), time.Millisecond))
-	}
-	bounded, cancel := context.WithTimeout(p.life, unlockTime)
-	defer cancel()
-	if err := lock.Unlock(bounded); err == nil {
-		h.Ended = now()
-	} else if !errors.Is(err, distlock.ErrNotHeld) && p.life.Err() == nil {
-		p.fault("Unlock(%s): %v", h.Key, err)
-	}
-	p.say(answer{Hold: &h})
 }
 
 // nap waits for d or until done.

@@ -35,6 +35,7 @@ type config struct {
 
 // load is what a process does by itself: workers take locks in turn and hold them for a while.
 type load struct {
+	Kinds   bool          `json:"kinds,omitempty"` // of every kind
 	Workers int           `json:"workers"`
 	Keys    int           `json:"keys"`
 	Hold    time.Duration `json:"hold"`
@@ -42,14 +43,69 @@ type load struct {
 	Seed    uint64        `json:"seed"`
 }
 
-// command is what the test tells a process to do.
+// ask is what a lock is asked for beyond its key; zero is a plain one.
+type ask struct {
+	Also     string        `json:"also,omitempty"` // another key
+	Shared   bool          `json:"shared,omitempty"`
+	Limit    int           `json:"limit,omitempty"`
+	Weight   int           `json:"weight,omitempty"`
+	TTL      time.Duration `json:"ttl,omitempty"`
+	Detached time.Duration `json:"detached,omitempty"`
+	Cooldown time.Duration `json:"cooldown,omitempty"`
+}
+
+func (a ask) options() (opts []distlock.LockOption) {
+	if a.Shared {
+		opts = append(opts, distlock.Shared())
+	}
+	if a.Limit > 0 {
+		opts = append(opts, distlock.Limit(a.Limit), distlock.Weight(a.Weight))
+	}
+	if a.TTL > 0 {
+		opts = append(opts, distlock.TTL(a.TTL))
+	}
+	if a.Detached > 0 {
+		opts = append(opts, distlock.Detached(a.Detached))
+	}
+	if a.Cooldown > 0 {
+		opts = append(opts, distlock.Cooldown(a.Cooldown))
+	}
+	return opts
+}
+
+func (a ask) mode() mode {
+	switch {
+	case a.Shared:
+		return shared
+	case a.Limit > 0:
+		return units
+	}
+	return exclusive
+}
+
+// command is what the test tells a process to do. Processes of an earlier commit ignore fields that they don't know, and know the first
+// line of Do only.
 type command struct {
-	ID      uint64        `json:"id"`
-	Do      string        `json:"do"` // join, lock, trylock, unlock, held, status, locks, load, rest, leave
+	ID uint64 `json:"id"`
+	// join, lock, trylock, unlock, held, status, locks, load, rest, leave;
+	// downgrade, stats, take (lock, rely on it for a moment and unlock, as load does), keep (the same for good: it never unlocks),
+	// adopt (and then as take), release
+	Do      string        `json:"do"`
 	Key     string        `json:"key,omitempty"`
 	Timeout time.Duration `json:"timeout,omitempty"`
 	Config  *config       `json:"config,omitempty"`
 	Load    *load         `json:"load,omitempty"`
+	Ask     *ask          `json:"ask,omitempty"`    // lock, trylock, take, keep
+	Handle  string        `json:"handle,omitempty"` // adopt, release
+	Holds   []hold        `json:"holds,omitempty"`  // adopt, release: the part before
+}
+
+// options are those of what c asks for.
+func (c command) options() []distlock.LockOption {
+	if c.Ask == nil {
+		return nil
+	}
+	return c.Ask.options()
 }
 
 // answer is a command's, or, with ID 0, what the process says by itself: a hold, a loss or a fault.
@@ -62,6 +118,9 @@ type answer struct {
 	Status *distlock.Status    `json:"status,omitempty"`
 	Locks  []distlock.LockInfo `json:"locks,omitempty"`
 	Hold   *hold               `json:"hold,omitempty"`
+	Holds  []hold              `json:"holds,omitempty"`  // of one grant, at each of its keys
+	Handle string              `json:"handle,omitempty"` // of a lock; of Holds, for somebody else to adopt or to release
+	Stats  *distlock.Stats     `json:"stats,omitempty"`
 	Loss   *loss               `json:"loss,omitempty"`
 	Fault  string              `json:"fault,omitempty"` // an answer of the library that nothing excuses
 }
