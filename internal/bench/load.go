@@ -18,6 +18,7 @@ const keysOfCaller = 1000
 type caller struct {
 	cluster *distlock.Cluster
 	prefix  string
+	kind    int       // of kinds
 	from    time.Time // what ends from here on counts
 	until   time.Time // what ends later does not
 	pairs   int       // that counted
@@ -32,7 +33,7 @@ func (m *member) load(ctx context.Context, l *load) (*rate, error) {
 	callers := make([]*caller, l.Callers)
 	var home sync.WaitGroup
 	for i := range callers {
-		c := &caller{cluster: m.cluster, prefix: "order-" + strconv.Itoa(i) + "-", from: from, until: until}
+		c := &caller{cluster: m.cluster, prefix: "order-" + strconv.Itoa(i) + "-", kind: l.Kind, from: from, until: until}
 		callers[i] = c
 		if l.Pairs > 0 {
 			home.Go(func() { c.err = c.makePairs(ctx, l.Pairs/l.Callers) })
@@ -66,7 +67,7 @@ func (c *caller) run(ctx context.Context) error {
 		if !asked.Before(c.until) {
 			return nil
 		}
-		lock, err := c.cluster.Lock(ctx, c.key(i))
+		lock, err := c.lock(ctx, i)
 		if err != nil {
 			return err
 		}

@@ -65,6 +65,7 @@ const (
 	partFailover   = "failover"
 	partAlone      = "alone"
 	partMemory     = "memory"
+	partKinds      = "kinds"
 
 	storeDurable = "durable"
 	storeMemory  = "memory"
@@ -77,11 +78,11 @@ func parse(args []string, usage io.Writer) (options, error) {
 	o := options{args: args}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(usage)
-	parts := flags.String("parts", "throughput,failover,alone,memory", "what to measure")
+	parts := flags.String("parts", "throughput,failover,alone,memory,kinds", "what to measure")
 	stores := flags.String("stores", "durable,memory", "where clusters keep their log in throughput and failover")
 	from := flags.String("from", "leader,follower", "which member takes the locks of throughput")
-	callers := flags.String("callers", "1,64,256", "concurrent callers of throughput")
-	flags.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of each row of throughput")
+	callers := flags.String("callers", "1,64,256", "concurrent callers of throughput and kinds")
+	flags.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of each row of throughput and kinds")
 	flags.DurationVar(&o.warm, "warm", time.Second, "time under load before each of them")
 	flags.IntVar(&o.kills, "kills", 20, "of the leader, for each store of failover")
 	flags.IntVar(&o.starts, "starts", 50, "of a process alone")
@@ -93,7 +94,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 		return o, err
 	}
 	var errs [4]error
-	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory)
+	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory, partKinds)
 	o.stores, errs[1] = choice("stores", *stores, storeDurable, storeMemory)
 	o.from, errs[2] = choice("from", *from, fromLeader, fromFollower)
 	o.callers, errs[3] = numbers("callers", *callers)
@@ -151,7 +152,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	b := &bench{options: o, folder: folder, out: out, progress: progress}
 	writeMachine(out, folder, o.args)
 	measure := map[string]func(context.Context) error{
-		partThroughput: b.throughput, partFailover: b.failover, partAlone: b.alone, partMemory: b.memory,
+		partThroughput: b.throughput, partFailover: b.failover, partAlone: b.alone, partMemory: b.memory, partKinds: b.kinds,
 	}
 	for _, part := range o.parts {
 		if err := measure[part](ctx); err != nil {

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 func TestRun(t *testing.T) {
 	dir, profiles := t.TempDir(), t.TempDir()
 	o, err := parse([]string{
-		"-callers", "4,256", "-measure", "200ms", "-warm", "50ms", "-kills", "1", "-starts", "2", "-idle", "100ms", "-keys", "2000",
+		"-callers", "4,256", "-measure", "400ms", "-warm", "50ms", "-kills", "1", "-starts", "2", "-idle", "100ms", "-keys", "2000",
 		"-dir", dir, "-profile", profiles,
 	}, t.Output())
 	if err != nil {
@@ -55,6 +55,7 @@ func TestRun(t *testing.T) {
 	want := map[string]int{
 		"Lock and Unlock": 1 + 2*2*2, "From SIGKILL of the leader to the next grant": 1 + 2, "One process alone": 1 + 1,
 		"Heap of a cluster in memory before, with and after 2,000 keys": 1 + 3,
+		"Lock and Unlock of each kind, in memory, taken by a follower":  1 + 2*len(kinds),
 	}
 	for title, rows := range want {
 		if tables[title] != rows {

@@ -48,6 +48,7 @@ type load struct {
 	Warm    time.Duration `json:"warm,omitempty"`
 	Measure time.Duration `json:"measure,omitempty"`
 	Pairs   int           `json:"pairs,omitempty"` // instead of a time
+	Kind    int           `json:"kind,omitempty"`  // of kinds
 }
 
 // answer is one line of JSON from a member.
