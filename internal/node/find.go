@@ -186,7 +186,9 @@ func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink) 
 	}
 	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
 	k.conn = rpc.New(conn, k, rpc.Options{})
-	body, err := k.conn.Call(ctx, callLead, nil)
+	ours := wire.NewWriter()
+	ours.Uint(wire.Format)
+	body, err := k.conn.Call(ctx, callLead, ours.Bytes())
 	if err != nil {
 		k.Close()
 		return nil, false, wire.UUID{}
@@ -197,8 +199,18 @@ func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink) 
 		n.remember(reply.leader, reply.addr)
 		return nil, false, reply.leader
 	}
-	k.term = reply.term
+	k.term, k.format, k.name = reply.term, reply.format, n.nameOf(server)
 	return k, true, wire.UUID{}
+}
+
+// nameOf is what people call a server.
+func (n *Node) nameOf(server wire.UUID) string {
+	for _, m := range n.gossip.Members() {
+		if m.Server == server {
+			return m.Name
+		}
+	}
+	return "the leader"
 }
 
 // whoMightLead lists servers to ask, the likeliest first: what Raft says here, who says so by gossip, the last leader, any voter.

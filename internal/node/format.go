@@ -97,37 +97,42 @@ func (l *lead) raiseFormatLocked(format uint64) {
 // format is the version in which entries are written.
 func (l *lead) format() uint64 { return l.batch.format.Load() }
 
-// downToFormat1 makes of ops what the log can carry while a process is too old for more. What can be said in format 1 is; the rest is answered
-// through sink.
-func (l *lead) downToFormat1(id uint64, ops []wire.Op, sink session.Sink) []wire.Op {
+// downToFormat1 makes of ops what the log can carry while a process is too old for more. What can be said in format 1 is; the rest is answered by
+// outs. Before anything is refused, check says who is too old, or that nobody is any more: then ops are fine as they are.
+func downToFormat1(ops []wire.Op, check func() (tooOld string, fine bool)) (kept []wire.Op, outs []wire.Outcome, fine bool) {
 	tooOld, checked := "", false
-	kept := make([]wire.Op, 0, len(ops)) // the sender may send the others again
-	var outs []wire.Outcome
+	kept = make([]wire.Op, 0, len(ops)) // the sender may send the others again
 	for _, o := range ops {
 		plain, ok := inFormat1(o)
 		if ok {
 			kept = append(kept, plain)
 			continue
 		}
-		if !checked { // whether it is still so: nothing is refused because of a process that has just been updated
+		if !checked {
 			checked = true
-			if tooOld = l.checkFormat(); l.format() >= wire.Format {
-				return ops
+			if tooOld, fine = check(); fine {
+				return ops, nil, true
 			}
 		}
 		if o.Kind == wire.OpTime { // there is no such grant
 			outs = append(outs, wire.Outcome{Kind: wire.OutEnded, Seq: o.Seq})
 			continue
 		}
-		outs = append(outs, wire.Outcome{
-			Kind: wire.OutFailed, Seq: o.Seq, Code: wire.CodeUnsupported,
-			Text: tooOld,
-		})
+		outs = append(outs, wire.Outcome{Kind: wire.OutFailed, Seq: o.Seq, Code: wire.CodeUnsupported, Text: tooOld})
 	}
+	return kept, outs, false
+}
+
+// downToFormat1 is the function of that name for this lead, which tells sink what is refused.
+func (l *lead) downToFormat1(id uint64, ops []wire.Op, sink session.Sink) []wire.Op {
+	ops, outs, _ := downToFormat1(ops, func() (string, bool) { // nothing is refused because of a process that has just been updated
+		tooOld := l.checkFormat()
+		return tooOld, l.format() >= wire.Format
+	})
 	if len(outs) > 0 {
 		sink.Outcomes(id, outs)
 	}
-	return kept
+	return ops
 }
 
 // inFormat1 is o as format 1 says it, if it can.

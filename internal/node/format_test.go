@@ -1,6 +1,9 @@
 package node
 
 import (
+	"context"
+	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -9,6 +12,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -239,12 +243,9 @@ func askForAllKinds(t *testing.T, n *Node) {
 
 // One process of three that is old keeps the others from more; once it has left they have all.
 func TestAnOldProcessOfThree(t *testing.T) {
-	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{Format: 1})
+	f := startFleet(t, 1, Hooks{}, Hooks{}, Hooks{Format: 1}) // it has no seat, but may get one
 	old := f[2]
 	leader, l := f.leader(t)
-	if leader == old {
-		t.Skip("the one that plays an old process leads")
-	}
 	var sink fakeSink
 	ask := f.others(old).others(leader)[0].link(t, &sink)
 	seq := uint64(0)
@@ -268,4 +269,73 @@ func TestAnOldProcessOfThree(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, leader, "all kinds are served", func() bool { return tell().Kind == wire.OutGranted })
+}
+
+// A leader that is too old would take operations that it doesn't know for nonsense, and end the connection: it is sent none.
+func TestAnOldLeaderIsSentWhatItKnows(t *testing.T) {
+	here, there := net.Pipe()
+	old := &recorder{got: make(chan []wire.Op, 1)}
+	var sink fakeSink
+	k := &remoteLink{name: "web-1", sink: &sink, done: make(chan struct{})}
+	k.conn = rpc.New(here, k, rpc.Options{})
+	defer k.Close()
+	defer rpc.New(there, old, rpc.Options{}).Close()
+	err := k.Submit(1, []wire.Op{
+		request(1, wire.Ask{Keys: []string{"plain"}, Owner: 7}),
+		request(2, wire.Ask{Keys: []string{"shared"}, Mode: wire.Shared}),
+		{Kind: wire.OpDowngrade, Seq: 1},
+		{Kind: wire.OpFinish, Seq: 9},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "plain"}, {Kind: wire.OpFinish, Seq: 9}}
+	if got := <-old.got; !reflect.DeepEqual(got, want) {
+		t.Errorf("sent %+v", got)
+	}
+	_, outs := sink.got()
+	for _, o := range outs {
+		if o.Kind != wire.OutFailed || o.Code != wire.CodeUnsupported || !strings.Contains(o.Text, `"web-1"`) {
+			t.Errorf("told %+v", o)
+		}
+	}
+	if len(outs) != 2 {
+		t.Errorf("%d refusals", len(outs))
+	}
+}
+
+// recorder hears the operations that come over a connection.
+type recorder struct{ got chan []wire.Op }
+
+func (*recorder) Call(context.Context, *rpc.Conn, uint8, []byte) ([]byte, error) { return nil, nil }
+func (*recorder) Closed(*rpc.Conn)                                               {}
+
+func (h *recorder) Message(_ *rpc.Conn, kind uint8, body []byte) {
+	r := wire.NewReader(body)
+	if r.Uint(); kind == msgOps {
+		h.got <- wire.DecodeOps(r)
+	}
+}
+
+// Who says which format it reads is told the leader's; who says nothing gets the answer that old processes read.
+func TestFormatOfTheLeaderIsTold(t *testing.T) {
+	f := startFleet(t, 1, Hooks{}, Hooks{})
+	leader, _ := f.leader(t)
+	n := f.others(leader)[0]
+	var sink fakeSink
+	k, err := n.Link(t.Context(), &sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if got := k.(*remoteLink).format; got != wire.Format {
+		t.Errorf("format %d", got)
+	}
+	body, err := n.call(t.Context(), leader.serverID(), callLead, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := wire.NewReader(body).Array(16); n != 8 {
+		t.Errorf("an old process is answered by %d fields", n)
+	}
 }

@@ -141,7 +141,9 @@ func (k *localLink) Close() {
 // remoteLink is the way to a leader that is another process: one connection.
 type remoteLink struct {
 	server wire.UUID
+	name   string // for people
 	term   uint64 // in which it said that it leads
+	format uint64 // of the log, which it reads; 0: it is too old to say
 	conn   *rpc.Conn
 	sink   session.Sink
 	done   chan struct{}
@@ -199,6 +201,15 @@ func (k *remoteLink) Attach(id uint64) error {
 }
 
 func (k *remoteLink) Submit(id uint64, ops []wire.Op) error {
+	if k.format < wire.Format { // it would take a message with what it doesn't know for nonsense, and end the connection
+		var outs []wire.Outcome
+		if ops, outs, _ = downToFormat1(ops, func() (string, bool) { return tooOldText(k.name), false }); len(outs) > 0 {
+			k.sink.Outcomes(id, outs)
+		}
+		if len(ops) == 0 {
+			return nil
+		}
+	}
 	w := wire.NewWriter()
 	w.Uint(id)
 	wire.EncodeOps(w, ops)

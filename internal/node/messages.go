@@ -13,11 +13,16 @@ type leadReply struct {
 	applied         uint64    // the answering server's own progress in the log
 	cluster         wire.UUID // what the answering server's log says, as are the next two
 	open, dissolved bool
+	format          uint64 // of the log, which the answering process reads; not sent when 0, to who is too old to read it
 }
 
 func encodeLeadReply(a leadReply) []byte {
 	w := wire.NewWriter()
-	w.Array(8)
+	if a.format > 0 {
+		w.Array(9)
+	} else {
+		w.Array(8)
+	}
 	w.Bool(a.leads)
 	w.UUID(a.leader)
 	w.String(a.addr)
@@ -26,16 +31,25 @@ func encodeLeadReply(a leadReply) []byte {
 	w.UUID(a.cluster)
 	w.Bool(a.open)
 	w.Bool(a.dissolved)
+	if a.format > 0 {
+		w.Uint(a.format)
+	}
 	return w.Bytes()
 }
 
 func decodeLeadReply(body []byte) (leadReply, error) {
 	r := wire.NewReader(body)
-	if n := r.Array(8); n != 8 {
+	n := r.Array(9)
+	if n < 8 {
 		r.Fail("leader reply with %d fields", n)
 	}
 	a := leadReply{leads: r.Bool(), leader: r.UUID(), addr: r.String(wire.MaxAddr), term: r.Uint(), applied: r.Uint()}
 	a.cluster, a.open, a.dissolved = r.UUID(), r.Bool(), r.Bool()
+	if n == 9 {
+		if a.format = r.Uint(); a.format == 0 {
+			r.Fail("leader reply of format 0")
+		}
+	}
 	return a, r.End()
 }
 

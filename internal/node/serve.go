@@ -61,7 +61,14 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 	r := wire.NewReader(body)
 	switch kind {
 	case callLead:
-		return p.bind(ctx, c)
+		reply, err := p.bind(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if len(body) > 0 { // who says which format it reads wants to know ours; an old process says nothing, and reads no more than it knows
+			reply.format = p.node.ownFormat()
+		}
+		return encodeLeadReply(reply), nil
 	case callCreate:
 		cs := wire.DecodeCreateSession(r)
 		if err := r.End(); err != nil {
@@ -96,22 +103,22 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 }
 
 // bind makes the connection one to the leader, if this process is that; else the answer names the leader as far as it is known here.
-func (p *peerConn) bind(ctx context.Context, c *rpc.Conn) ([]byte, error) {
+func (p *peerConn) bind(ctx context.Context, c *rpc.Conn) (leadReply, error) {
 	l := p.node.leading(ctx)
 	if l == nil {
 		server, addr := p.node.leaderHint()
-		return encodeLeadReply(leadReply{leader: server, addr: addr}), nil
+		return leadReply{leader: server, addr: addr}, nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lead != nil && p.lead != l {
-		return nil, fmt.Errorf("%w: this connection was to a lead that is over", errNotLeading)
+		return leadReply{}, fmt.Errorf("%w: this connection was to a lead that is over", errNotLeading)
 	}
 	p.conn, p.lead = c, l
 	if !l.whenOver(p, func() { _ = c.Send(msgOver, nil) }) { // an error means that the connection is gone, which says the same
-		return nil, errNotLeading
+		return leadReply{}, errNotLeading
 	}
-	return encodeLeadReply(leadReply{leads: true, leader: p.node.serverID(), term: l.term}), nil
+	return leadReply{leads: true, leader: p.node.serverID(), term: l.term}, nil
 }
 
 // Message takes what the other side's session sends.
