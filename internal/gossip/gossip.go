@@ -152,10 +152,18 @@ func (g *Gossip) Update(m Meta) {
 	}
 }
 
+// updater says what has changed, at once and again a few times: memberlist sends a change four times within some hundred milliseconds, and to
+// whom all four are lost it is news only with the next exchange of everything, PushPullInterval or two later.
 func (g *Gossip) updater() {
+	again := time.NewTimer(time.Hour)
+	defer again.Stop()
+	said := len(sayAgain) // how often the last change has been repeated
 	for {
 		select {
 		case <-g.update:
+			said = 0
+		case <-again.C:
+			said++
 		case <-g.ctx.Done():
 			return
 		}
@@ -165,6 +173,9 @@ func (g *Gossip) updater() {
 			_ = g.ml.UpdateNode(time.Nanosecond)
 		}
 		g.life.give()
+		if said < len(sayAgain) {
+			again.Reset(sayAgain[said])
+		}
 		select {
 		case <-time.After(10 * time.Millisecond): // what changes meanwhile goes with the next one
 		case <-g.ctx.Done():
@@ -172,6 +183,9 @@ func (g *Gossip) updater() {
 		}
 	}
 }
+
+// sayAgain is how long after a change, and after its repetitions, it is repeated.
+var sayAgain = [...]time.Duration{400 * time.Millisecond, time.Second, 3 * time.Second}
 
 // Leave tells the others that this process goes, so that they list it as Left and not as Failed. It takes a few hundred milliseconds, and
 // at most timeout or maxLeave. Close must follow.

@@ -107,6 +107,44 @@ func TestUpdatesSpread(t *testing.T) {
 	}
 }
 
+// A change of which every packet is lost, as often as memberlist sends it, is heard all the same, and long before the next exchange of everything.
+func TestChangesAreSaidAgain(t *testing.T) {
+	t.Parallel()
+	ha, hb := newHost(t), newHost(t)
+	t.Cleanup(ha.close)
+	t.Cleanup(hb.close)
+	ca := config(ha, "a", hb.addr)
+	mute := &mutedPackets{PacketConn: ca.Packets}
+	ca.Packets = mute
+	a, b := start(t, ca), start(t, config(hb, "b", ha.addr))
+	untilSees(t, a, "a alive, b alive")
+	untilSees(t, b, "a alive, b alive")
+	m := a.Members()[0].Meta
+	m.Term = 7
+	mute.left.Store(1000)
+	a.Update(m)
+	until(t, a, "it has been sent as often as it is sent", func() bool { return mute.left.Load() <= 1000-8 })
+	mute.left.Store(0)
+	began := time.Now()
+	until(t, b, "the change", func() bool { return b.Members()[0].Term == 7 })
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("heard after %v", took)
+	}
+}
+
+// mutedPackets loses so many packets that are sent.
+type mutedPackets struct {
+	net.PacketConn
+	left atomic.Int64
+}
+
+func (p *mutedPackets) WriteTo(b []byte, to net.Addr) (int, error) {
+	if p.left.Load() > 0 && p.left.Add(-1) >= 0 {
+		return len(b), nil
+	}
+	return p.PacketConn.WriteTo(b, to)
+}
+
 func TestGroupsDoNotMix(t *testing.T) {
 	ha, hb := newHost(t), newHost(t)
 	t.Cleanup(ha.close)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -113,5 +114,27 @@ func (n *Node) link(t *testing.T, sink *fakeSink) (ask func(ops ...wire.Op)) {
 		if err := k.Submit(r.Session, ops); err != nil {
 			t.Errorf("submit: %v", err)
 		}
+	}
+}
+
+// Who becomes a voter later tells the others, also those that run no Raft.
+func TestAPromotedVoterSaysSo(t *testing.T) {
+	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{}, Hooks{})
+	leader, _ := f.leader(t)
+	await(t, leader, "three voters", func() bool { voters, _ := leader.voterSet(); return len(voters) == 3 })
+	voters, _ := leader.voterSet()
+	leaves := f.others(leader)
+	leaves = slices.DeleteFunc(leaves, func(n *Node) bool { return !voters[n.Server()] })[:1]
+	newcomer := slices.DeleteFunc(f.others(leader), func(n *Node) bool { return voters[n.Server()] })[0]
+	if err := leaves[0].Resign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := leaves[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range f.others(leaves[0]) {
+		await(t, n, "the newcomer votes, by its own word", func() bool {
+			return slices.ContainsFunc(n.gossip.Members(), func(m gossip.Member) bool { return m.Server == newcomer.Server() && m.Voter })
+		})
 	}
 }

@@ -34,6 +34,7 @@ func (n *Node) leadLoop() {
 	defer tick.Stop()
 	defer n.endLead()
 	var known wire.UUID
+	voted := false
 	for {
 		var hint <-chan bool
 		var news <-chan raft.Observation
@@ -51,8 +52,10 @@ func (n *Node) leadLoop() {
 		case <-changed:
 		}
 		n.followRaft(n.group.Load())
-		if leader, _ := n.leaderHint(); leader != known {
-			known = leader
+		leader, _ := n.leaderHint()
+		voters, _ := n.voterSet() // Raft tells nobody that it has become a voter, or is none any more
+		if votes := voters[n.serverID()]; leader != known || votes != voted {
+			known, voted = leader, votes
 			n.announcer.announce()
 			n.notify()
 		}

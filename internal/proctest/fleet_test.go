@@ -19,8 +19,9 @@ import (
 	"github.com/godistlock/distlock"
 )
 
-// patience bounds every wait of a test; what is waited for takes a fraction of it.
-const patience = 30 * time.Second
+// patience bounds every wait of a test; what is waited for takes a fraction of it, and where gossip lost its way two of its exchanges of
+// all that is known.
+const patience = time.Minute
 
 // fleet is a cluster of real processes on loopback.
 type fleet struct {

@@ -147,7 +147,7 @@ func (p *process) lock(key string) *distlock.Lock {
 func (p *process) join(ctx context.Context, cfg config) error {
 	p.config = cfg
 	c, err := distlock.JoinContext(ctx, distlock.Config{
-		Name: cfg.Name, Bind: cfg.Bind, Peers: cfg.Peers, Expect: cfg.Expect, DataDir: cfg.Dir, SessionTTL: cfg.TTL,
+		Name: cfg.Name, Bind: cfg.Bind, Peers: cfg.Peers, Expect: cfg.Expect, DataDir: cfg.Dir, SessionTTL: cfg.TTL, JoinTimeout: patience,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

@@ -261,6 +261,9 @@ var kinds = map[string]ask{
 	"detached": {Detached: time.Minute}, "a cooldown": {Cooldown: time.Minute},
 }
 
+// refusalTime is how long a refusal may take: long enough for an election.
+const refusalTime = 10 * time.Second
+
 // refused asks all that were updated for every kind while somebody is too old.
 func (r *rolling) refused() {
 	r.t.Helper()
@@ -269,7 +272,7 @@ func (r *rolling) refused() {
 			continue
 		}
 		for kind, a := range kinds {
-			got := m.call(command{Do: "lock", Key: "of a kind", Ask: &a, Timeout: patience})
+			got := m.call(command{Do: "lock", Key: "of a kind", Ask: &a, Timeout: refusalTime})
 			if !slices.Contains(got.Is, "ErrUnsupported") {
 				r.t.Fatalf("%s asks for %s while %s leads: fence %d, %q", m.id, kind, r.leader().id, got.Fence, got.Error)
 			}
@@ -279,7 +282,7 @@ func (r *rolling) refused() {
 		}
 		l := m.must(command{Do: "lock", Key: "of a kind"})
 		for _, do := range []string{"downgrade", "adopt", "release"} {
-			if got := m.call(command{Do: do, Key: "of a kind", Handle: l.Handle, Timeout: patience}); !slices.Contains(got.Is, "ErrUnsupported") {
+			if got := m.call(command{Do: do, Key: "of a kind", Handle: l.Handle, Timeout: refusalTime}); !slices.Contains(got.Is, "ErrUnsupported") {
 				r.t.Fatalf("%s asks for %s while %s leads: %q", m.id, do, r.leader().id, got.Error)
 			}
 		}
