@@ -61,6 +61,7 @@ var (
 	_ func(time.Duration) distlock.LockOption = distlock.Detached
 	_ func(time.Duration) distlock.LockOption = distlock.Cooldown
 	_ func([]byte) distlock.LockOption        = distlock.Value
+	_ func() distlock.LockOption              = distlock.Caller
 )
 
 // An interface with these methods and no others, so that users' fakes go on compiling.
