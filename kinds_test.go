@@ -622,10 +622,14 @@ func TestErrorsOfAWaitNameTheHolder(t *testing.T) {
 	says := []string{`"k"`, `"` + a.Status().Name + `"`, fmt.Sprint(l.Fence()), "kinds_test.go:", "since 20", "0 waiting"}
 	_, err := b.TryLock(ctx, "k")
 	wantFaults(t, "TryLock", err, ErrHeld, says...)
-	short, cancel := context.WithCancel(ctx)
-	got := waiting(t, ctx, a, "k", func() (*Lock, error) { return b.Lock(short, "k") })
-	cancel()
-	err, _ = (<-got).(error)
+	eventually(t, ctx, "it waits until it has been told whom for", func() bool { // which comes a moment after it is in the queue
+		short, cancel := context.WithCancel(ctx)
+		got := waiting(t, ctx, a, "k", func() (*Lock, error) { return b.Lock(short, "k") })
+		cancel()
+		err, _ = (<-got).(error)
+		eventually(t, ctx, "its request is gone", func() bool { return waiters(t, ctx, a, "k") == 0 })
+		return strings.Contains(err.Error(), "held by")
+	})
 	wantFaults(t, "Lock", err, context.Canceled, says...)
 	mustUnlock(t, ctx, l)
 }
