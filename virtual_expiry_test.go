@@ -15,6 +15,7 @@ func TestVirtualDoneClosesBeforeTheNextGrant(t *testing.T) {
 	virtual(t, 10, func(w *world) {
 		w.add(3)
 		w.startVoters(3)
+		var mu sync.Mutex // guards least
 		least := time.Hour
 		for range rounds {
 			holder := w.members[w.rng.IntN(3)]
@@ -24,18 +25,23 @@ func TestVirtualDoneClosesBeforeTheNextGrant(t *testing.T) {
 			time.Sleep(time.Second) // renewals have come under the new rate
 			l := holder.lock("k")
 			done := l.Done()
-			var closed time.Time
+			var closed time.Time // readable once recorded is closed
+			recorded := make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				<-done
 				closed = time.Now()
+				close(recorded)
 			})
 			for _, o := range w.others(holder) {
 				wg.Go(func() {
 					next := o.lock("k")
 					select {
 					case <-done:
+						<-recorded
+						mu.Lock()
 						least = min(least, time.Since(closed))
+						mu.Unlock()
 					default:
 						w.errorf("%s was granted %q while it was %s's, whose clock has the rate %.2f", o.cfg.Name, "k", holder.cfg.Name, rate)
 					}
