@@ -43,7 +43,7 @@ ci: ## all that CI runs
 demo: ## the demo
 	go run ./examples/demo
 
-bench: ## the figures of docs/benchmarks.md, in about four minutes (BENCH='-parts failover' for some), then gobench
+bench: ## the figures of docs/benchmarks.md, in about seven minutes (BENCH='-parts failover' for some), then gobench
 	go run ./internal/bench $(BENCH)
 	$(MAKE) gobench
 
