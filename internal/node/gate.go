@@ -24,6 +24,16 @@ type gate struct {
 	down   map[raft.ServerID]chan struct{} // closed when the server has answered a heartbeat
 	closed chan struct{}                   // by release
 	once   sync.Once
+
+	contacts sync.Map // raft.ServerID -> *contact
+}
+
+// contact is what answers say of a server.
+type contact struct {
+	mu      sync.Mutex // guards the fields below
+	term    uint64     // of this process's leadership in which it answered last
+	heard   time.Time  // when, on Go's monotonic clock
+	matched uint64     // up to which entry its log was equal to this one's then
 }
 
 func newGate(t raftlog.Transport, wanted func(raft.ServerID, uint64) bool) *gate {
@@ -35,13 +45,17 @@ func (g *gate) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raf
 		err := g.Transport.AppendEntries(id, addr, req, resp)
 		if err == nil {
 			g.up(id)
+			g.answered(id, req.Term, 0)
 		}
 		return err
 	}
 	g.wait(id, req.Term)
 	err := g.Transport.AppendEntries(id, addr, req, resp)
-	if err != nil {
+	switch {
+	case err != nil:
 		g.noAnswer(id)
+	case resp.Success:
+		g.answered(id, req.Term, req.PrevLogEntry+uint64(len(req.Entries)))
 	}
 	return err
 }
@@ -49,10 +63,45 @@ func (g *gate) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raf
 func (g *gate) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	g.wait(id, req.Term)
 	err := g.Transport.InstallSnapshot(id, addr, req, resp, data)
-	if err != nil {
+	switch {
+	case err != nil:
 		g.noAnswer(id)
+	case resp.Success:
+		g.answered(id, req.Term, req.LastLogIndex)
 	}
 	return err
+}
+
+// answered notes that id has answered the leader of term, and that its log is equal up to matched, if that is not 0.
+func (g *gate) answered(id raft.ServerID, term, matched uint64) {
+	v, ok := g.contacts.Load(id)
+	if !ok {
+		v, _ = g.contacts.LoadOrStore(id, &contact{})
+	}
+	c := v.(*contact)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if term > c.term {
+		c.term, c.matched = term, 0 // its log may have been cut since
+	}
+	if term == c.term {
+		c.heard, c.matched = time.Now(), max(c.matched, matched)
+	}
+}
+
+// contactWith is when id last answered the leader of term, and how far its log is known to be equal; the zero time if it has not.
+func (g *gate) contactWith(id raft.ServerID, term uint64) (heard time.Time, matched uint64) {
+	v, ok := g.contacts.Load(id)
+	if !ok {
+		return time.Time{}, 0
+	}
+	c := v.(*contact)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.term != term {
+		return time.Time{}, 0
+	}
+	return c.heard, c.matched
 }
 
 func (g *gate) Close() error {

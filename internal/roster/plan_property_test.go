@@ -73,19 +73,21 @@ func (w *world) majority() bool { return Majority(w.counts()) }
 func (w *world) happen(t *rapid.T) {
 	u := rapid.SampledFrom(w.ids).Draw(t, "who")
 	p := w.procs[u]
-	switch rapid.SampledFrom([]string{"dies", "dies", "is proven dead", "comes back", "leaves", "catches up", "falls behind", "arrives", "leads"}).Draw(t, "what") {
+	switch rapid.SampledFrom([]string{"dies", "dies", "is lost", "is proven dead", "comes back", "leaves", "catches up", "falls behind", "arrives", "leads"}).Draw(t, "what") {
 	case "dies":
 		was := p.Alive
 		if p.Alive = u == w.leader; !w.majority() {
 			p.Alive = was
 		}
+	case "is lost":
+		p.Lost = !p.Alive
 	case "is proven dead":
 		if !p.Alive && !p.Durable {
 			w.dead[u] = true
 		}
 	case "comes back":
 		if p.Durable && !w.dead[u] {
-			p.Alive, p.Leaving, p.CaughtUp = true, false, false
+			p.Alive, p.Lost, p.Leaving, p.CaughtUp = true, false, false, false
 		}
 	case "leaves":
 		p.Leaving = p.Alive
@@ -185,7 +187,7 @@ func (w *world) going(u wire.UUID) (*Candidate, bool) {
 
 func (w *world) checkSettled(t *rapid.T) {
 	all, living := w.counts()
-	var fit, kept, stuck, heirs int
+	var fit, kept, stuck, heirs, lost, unseated int
 	for _, u := range w.ids {
 		votes := w.seat(u) >= 0 && w.config[w.seat(u)].Suffrage == Voter
 		switch p, goes := w.going(u); {
@@ -198,14 +200,23 @@ func (w *world) checkSettled(t *rapid.T) {
 			if votes && u != w.leader {
 				heirs++
 			}
+			if !votes {
+				unseated++
+			}
 		case votes && !goes:
 			kept++ // silent, or durable and away
+			if p.Lost && u != w.leader {
+				lost++
+			}
 		case votes:
 			stuck++
 		}
 	}
 	if want := min(w.voters, fit+kept); all-stuck != want {
 		t.Errorf("%d voters stay, want %d: %d seats wanted, %d processes could have one, %d keep theirs\n%+v", all-stuck, want, w.voters, fit, kept, w.view())
+	}
+	if lost > 0 && unseated > 0 {
+		t.Errorf("%d lost voters have seats that %d living processes could have\n%+v", lost, unseated, w.view())
 	}
 	// One that should go stays only where its going would cost the majority, or leads and has nobody to hand over to.
 	_, leaderGoes := w.going(w.leader)

@@ -3,7 +3,8 @@
 //
 // What it never does: leave a configuration whose living voters are not its majority, if it was given one where they were; and
 // take a vote away on gossip's word. A voter that is silent keeps its seat, since silence is no death: only a proof of death, the voter's own
-// leaving or more voters than Voters end a seat.
+// leaving or more voters than Voters end a seat. A voter that was lost for long is not proven dead either: it keeps its seat until another has
+// caught up, and is then one voter too many.
 package roster
 
 import (
@@ -36,6 +37,7 @@ type Candidate struct {
 	MayVote  bool   // false: the user has said that it never votes
 	Durable  bool   // its log is on disk: when it comes back it is the same server
 	Leaving  bool   // it has asked to go, or is gone after it had asked; a word of its own, not something guessed
+	Lost     bool   // the leader itself has not been answered by it for long, and gossip has not heard of it either
 	CaughtUp bool   // its log is close to the leader's
 	Format   uint64 // the greatest version of the log's format that it reads
 	Since    uint64 // when it joined, in any unit that only orders: the one that is here longest is taken first
@@ -192,11 +194,20 @@ func (p *plan) going(s wire.UUID) bool {
 	return known && (c.Leaving && !c.Durable || c.Alive && !c.MayVote)
 }
 
-// away says that a voter is durable and has left: it keeps its seat until a caught-up nonvoter is there for it anyway. Nobody is
-// prepared only to take it.
+// away says that a voter is durable and has left, or lost: it keeps its seat until a caught-up nonvoter is there for it. Nobody is
+// prepared only to take the seat of one that has left: standbys are, and it will be back.
 func (p *plan) away(s wire.UUID) bool {
 	c := p.who[s]
-	return c.Leaving && c.Durable
+	return c.Leaving && c.Durable || p.lost(s)
+}
+
+// lost says that a voter should be replaced: nobody has heard of it for long.
+func (p *plan) lost(s wire.UUID) bool { return p.who[s].Lost && !p.living(s) }
+
+// free counts the seats to prepare somebody for: those that nobody has, or one that is lost.
+func (p *plan) free() int {
+	taken := len(filter(p.voters, func(s wire.UUID) bool { return !p.going(s) && !p.lost(s) }))
+	return max(p.Voters-taken, 0)
 }
 
 // staying counts the voters that keep their seats as things stand.
@@ -246,7 +257,7 @@ func (p *plan) dropNonvoter() (Change, bool) {
 	if p.canPromote(fit) {
 		return Change{}, false // first let it take what seat it can
 	}
-	if spare := len(fit) - max(p.Voters-p.staying(), 0) - p.Standbys; spare > 0 {
+	if spare := len(fit) - p.free() - p.Standbys; spare > 0 {
 		slices.SortStableFunc(fit, func(a, b wire.UUID) int { return caughtUp(p.who[a]) - caughtUp(p.who[b]) })
 		return Change{Kind: Remove, Server: fit[len(fit)-1], Why: "no seat is free for this nonvoter"}, true
 	}
@@ -325,7 +336,7 @@ func (p *plan) removeSurplus() (Change, bool) {
 
 // addNonvoter begins to prepare one more server while seats or places of standbys will be free.
 func (p *plan) addNonvoter() (Change, bool) {
-	if len(p.outside) == 0 || p.staying()+len(p.nonvoters) >= p.Voters+p.Standbys {
+	if len(p.outside) == 0 || len(p.nonvoters) >= p.free()+p.Standbys {
 		return Change{}, false
 	}
 	return Change{Kind: AddNonvoter, Server: p.outside[0], Why: "a seat is free and it may vote"}, true

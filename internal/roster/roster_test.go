@@ -2,6 +2,7 @@ package roster
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +20,7 @@ func label(u wire.UUID) string { return strings.TrimRight(string(u[:]), "\x00") 
 // view reads a group as a person writes it: one word for each server, a name and what is true of it.
 //
 //	L leader  V voter  N nonvoter  (neither: outside)
-//	- silent  + proven dead  c behind with the log  x may not vote  d durable  l leaving  o reads an older format than the log's
+//	- silent  ! silent for long  + proven dead  c behind with the log  x may not vote  d durable  l leaving  o reads an older format than the log's
 //
 // Servers are as old as they stand: the first is the oldest.
 func view(voters, standbys int, text string) View {
@@ -29,7 +30,7 @@ func view(voters, standbys int, text string) View {
 		has := func(f string) bool { return strings.Contains(flags, f) }
 		c := Candidate{
 			Server: id(name), Name: name, Since: uint64(i + 1),
-			Alive: !has("-") && !has("+"), MayVote: !has("x"), Durable: has("d"), Leaving: has("l"), CaughtUp: !has("c"), Format: 2,
+			Alive: !has("-") && !has("+") && !has("!"), Lost: has("!"), MayVote: !has("x"), Durable: has("d"), Leaving: has("l"), CaughtUp: !has("c"), Format: 2,
 		}
 		if has("o") {
 			c.Format = 1
@@ -97,6 +98,22 @@ func TestNext(t *testing.T) {
 		{"not when those left would be no majority", 5, 0, "a:L b:V- c:V- d:V+", ""},
 		{"but when they would", 5, 0, "a:L b:V c:V- d:V+", "remove d"},
 		{"a proven dead nonvoter", 5, 0, "a:L b:V c:V- d:V- e:N+", "remove e"},
+
+		{"a lost voter keeps its seat while nobody can take it", 3, 2, "a:L b:V c:V!", ""},
+		{"a lost durable voter too", 3, 2, "a:L b:V c:V!d", ""},
+		{"somebody is prepared for it", 3, 0, "a:L b:V c:V! d", "add nonvoter d"},
+		{"beside the standbys", 3, 1, "a:L b:V c:V! d:Nc e", "add nonvoter e"},
+		{"no more than that", 3, 1, "a:L b:V c:V! d:Nc e:Nc f", ""},
+		{"a standby takes its seat", 3, 2, "a:L b:V c:V! d:N e:N", "promote d"},
+		{"who is here longest first", 3, 2, "d:N a:L b:V c:V! e:N", "promote d"},
+		{"then it goes", 3, 2, "a:L b:V c:V! d:V e:N", "remove c"},
+		{"a silent one is not lost yet", 3, 2, "a:L b:V c:V- d:N e:N", ""},
+		{"one that came back in the last moment stays, the youngest goes", 3, 2, "a:L b:V c:V d:V e:N", "remove d"},
+		{"of two lost ones one at a time", 5, 2, "a:L b:V c:V d:V! e:V! f:N g:N", "promote f"},
+		{"each before the next goes", 5, 2, "a:L b:V c:V d:V! e:V! f:V g:N", "promote g"},
+		{"lost ones go when their seats are taken", 5, 2, "a:L b:V c:V d:V! e:V! f:V g:V", "remove e"},
+		{"not when those left would be no majority, whoever is lost", 3, 0, "a:L b:V- c:V! d:V-", ""},
+		{"a standby that may not vote is none", 3, 2, "a:L b:V c:V! d:Nx", "remove d"},
 
 		{"a nonvoter that is silent", 3, 0, "a:L b:V c:N-", "remove c"},
 		{"a nonvoter that leaves", 3, 0, "a:L b:V c:Nl", "remove c"},
@@ -199,5 +216,38 @@ func TestSuccessor(t *testing.T) {
 		if ok != (c.want != "") || ok && got != id(c.want) {
 			t.Errorf("%s (%s): got %q, %v, want %q", c.name, c.group, label(got), ok, c.want)
 		}
+	}
+}
+
+func TestSettle(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		voters   int
+		standbys int
+		group    string
+		want     string
+	}{
+		{"nothing to do", 3, 2, "a:L b:V c:V d:N e:N f", "a:V b:V c:V d:N e:N"},
+		{"a new cluster fills its seats and then its standbys", 3, 2, "a:L b c d e f", "a:V b:V c:V d:N e:N"},
+		{"who may not vote gets none", 3, 2, "a:L b:x c d:x", "a:V c:V"},
+		{"a lost voter's seat", 3, 2, "a:L b:V c:V! d:N e", "a:V b:V d:V e:N"},
+		{"who leaves", 3, 2, "a:L b:V c:Vl d:N", "a:V b:V d:V"},
+		{"what waits for its log ends too", 3, 0, "a:L b:Nc", "a:V b:V"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := view(c.voters, c.standbys, c.group)
+			before := fmt.Sprint(v)
+			var got []string
+			for _, s := range Settle(v) {
+				got = append(got, label(s.ID)+":"+map[Suffrage]string{Voter: "V", Nonvoter: "N"}[s.Suffrage])
+			}
+			slices.Sort(got)
+			if text := strings.Join(got, " "); text != c.want {
+				t.Errorf("%s settles as %s; want %s", c.group, text, c.want)
+			}
+			if after := fmt.Sprint(v); after != before {
+				t.Errorf("the view was changed: %s, before %s", after, before)
+			}
+		})
 	}
 }
