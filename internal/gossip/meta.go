@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/hashicorp/memberlist"
@@ -31,7 +32,10 @@ type Meta struct {
 	Voter   bool
 	Leader  bool
 	Standby bool
-	Leaving bool
+	Leaving bool // it goes now, or is gone
+	Parting bool // it wants to go, and waits for its turn
+
+	Started uint64 // when its process joined, in whole seconds since 2020 by its own wall clock, only to order; 0: of a version that does not say
 }
 
 const (
@@ -42,16 +46,24 @@ const (
 	flagLeader
 	flagStandby
 	flagLeaving
+	flagParting
 )
 
-// Format lies in the word of the flags, above them: a process from before it ignores what it doesn't know there, and a new field would make it
-// take this process for one of another version.
+// Format and Started lie in the word of the flags, above them: a process from before them ignores what it doesn't know there, and a new field
+// would make it take this process for one of another version.
 const (
-	formatShift = 8
-	maxFormat   = 255
+	formatShift  = 8
+	maxFormat    = 255
+	startedShift = 16
+	maxStarted   = 1<<32 - 1
 )
 
 const metaFields = 10
+
+// Seconds is t as Meta.Started has it; at least 1.
+func Seconds(t time.Time) uint64 {
+	return uint64(min(max(t.Unix()-time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC).Unix(), 1), maxStarted))
+}
 
 // check says whether m can be sent. With names and addresses within wire's bounds every Meta fits MaxMeta.
 func (m Meta) check() error {
@@ -64,6 +76,8 @@ func (m Meta) check() error {
 		return fmt.Errorf("gossip: address of %d bytes, it must have 1 to %d", len(m.Addr), wire.MaxAddr)
 	case m.Format > maxFormat:
 		return fmt.Errorf("gossip: format %d, it must be at most %d", m.Format, maxFormat)
+	case m.Started > maxStarted:
+		return fmt.Errorf("gossip: started %d s after 2020, it must be at most %d", m.Started, maxStarted)
 	}
 	return nil
 }
@@ -80,7 +94,7 @@ func (m Meta) encode() []byte {
 	w.Uint(m.Term)
 	w.Uint(uint64(m.Expect))
 	w.Uint(uint64(m.Voters))
-	w.Uint(m.flags() | m.Format<<formatShift)
+	w.Uint(m.flags() | m.Format<<formatShift | m.Started<<startedShift)
 	return w.Bytes()
 }
 
@@ -91,7 +105,7 @@ func (m Meta) flags() uint64 {
 		bit uint64
 	}{
 		{m.MayVote, flagMayVote}, {m.Durable, flagDurable}, {m.Open, flagOpen}, {m.Voter, flagVoter},
-		{m.Leader, flagLeader}, {m.Standby, flagStandby}, {m.Leaving, flagLeaving},
+		{m.Leader, flagLeader}, {m.Standby, flagStandby}, {m.Leaving, flagLeaving}, {m.Parting, flagParting},
 	} {
 		if b.on {
 			f |= b.bit
@@ -124,7 +138,9 @@ func decodeMeta(p []byte) (Meta, error) {
 	m.Leader = f&flagLeader != 0
 	m.Standby = f&flagStandby != 0
 	m.Leaving = f&flagLeaving != 0
+	m.Parting = f&flagParting != 0
 	m.Format = f >> formatShift & maxFormat
+	m.Started = f >> startedShift & maxStarted
 	if err := r.End(); err != nil {
 		return Meta{}, err
 	}

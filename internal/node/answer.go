@@ -44,6 +44,16 @@ func (n *Node) answer(ctx context.Context, from wire.Hello, kind uint8, body []b
 			return nil, err
 		}
 		return confirmOn(ctx, l, c)
+	case callStanding:
+		server, instance, err := decodeStandingCall(body)
+		if err != nil {
+			return nil, err
+		}
+		s, err := n.standingOf(ctx, l, server, instance)
+		if err != nil {
+			return nil, err
+		}
+		return s.encode(), nil
 	case callResign:
 		server, err := decodeUUID(body)
 		if err != nil {

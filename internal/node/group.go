@@ -39,7 +39,8 @@ const (
 // groupConfig is what one process's part in the Raft group needs.
 type groupConfig struct {
 	server  wire.UUID
-	dir     string // "" keeps log and snapshots in memory
+	dir     string        // "" keeps log and snapshots in memory
+	memory  *memoryStores // without dir: those of an earlier group of this server; nil for new ones
 	streams *streamLayer
 	logger  hclog.Logger
 	observe func(*raftfsm.Result)
@@ -112,7 +113,11 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 
 func openStores(cfg groupConfig) (raftlog.Store, raft.SnapshotStore, error) {
 	if cfg.dir == "" {
-		return raftlog.Memory(), raftlog.MemorySnapshots(), nil
+		m := cfg.memory
+		if m == nil {
+			m = newMemoryStores()
+		}
+		return m.log, m.snapshots, nil
 	}
 	store, err := raftlog.OpenBolt(cfg.dir)
 	if err != nil {
@@ -123,6 +128,16 @@ func openStores(cfg groupConfig) (raftlog.Store, raft.SnapshotStore, error) {
 		return nil, nil, errors.Join(err, store.Close())
 	}
 	return store, snaps, nil
+}
+
+// memoryStores are a server's log and snapshots without a directory.
+type memoryStores struct {
+	log       raftlog.Store
+	snapshots raft.SnapshotStore
+}
+
+func newMemoryStores() *memoryStores {
+	return &memoryStores{log: raftlog.Memory(), snapshots: raftlog.MemorySnapshots()}
 }
 
 func raftConfig(cfg groupConfig) *raft.Config {

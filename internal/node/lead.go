@@ -25,15 +25,20 @@ type lead struct {
 	batch  *batcher
 	ready  chan struct{} // closed once an entry of this term has committed: from then on the state holds all that was ever committed
 	done   chan struct{} // closed by end
+	began  time.Time
 	once   sync.Once
 	wg     sync.WaitGroup // batcher and expiry loop
+
+	prospectsMu sync.Mutex // guards the two below
+	prospects   prospects
+	prospectsOf uint64 // the index of the configuration that they are of
 
 	formatMu sync.Mutex              // held over each check of the format and what follows from it; never together with mu
 	allowed  func() (uint64, string) // the greatest format that all members read, and who is too old for a greater one
 
 	mu      sync.Mutex // guards the fields below
 	leases  map[uint64]*lease
-	leaving map[wire.UUID]bool      // servers that asked to be taken out of the Raft group
+	leaving map[wire.UUID]wire.UUID // servers that asked to be taken out of the Raft group, and which instance did; zero: not known
 	shunned map[wire.UUID]time.Time // until when a process that would not take a seat is passed over
 	sinks   map[uint64]session.Sink // queues: they take what they are given and return
 	onEnd   map[any]func()          // what to tell when this lead is over, by who asked
@@ -54,10 +59,11 @@ func startLead(g *group, term uint64, propose func([]byte) proposal, allowed fun
 		group: g, term: term, logger: logger, allowed: allowed,
 		ready: make(chan struct{}), done: make(chan struct{}),
 		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()),
-		watches: make(map[eventSink]string), leaving: make(map[wire.UUID]bool), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
+		watches: make(map[eventSink]string), leaving: make(map[wire.UUID]wire.UUID), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
 	}
 	l.batch = newBatcher(term, propose, g.cfg.hooks.wall, l.endAsync)
-	l.times.began = time.Now()
+	l.began = time.Now()
+	l.times.began = l.began
 	l.raiseFormat(g.fsm.View().Format())
 	l.checkFormat()
 	l.wg.Go(func() { l.batch.run(l.done) }) // both end with done

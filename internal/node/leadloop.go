@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/godistlock/distlock/internal/roster"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -34,7 +35,7 @@ func (n *Node) leadLoop() {
 	defer tick.Stop()
 	defer n.endLead()
 	var known wire.UUID
-	voted := false
+	seat := roster.Suffrage(0)
 	for {
 		var hint <-chan bool
 		var news <-chan raft.Observation
@@ -53,9 +54,9 @@ func (n *Node) leadLoop() {
 		}
 		n.followRaft(n.group.Load())
 		leader, _ := n.leaderHint()
-		voters, _ := n.voterSet() // Raft tells nobody that it has become a voter, or is none any more
-		if votes := voters[n.serverID()]; leader != known || votes != voted {
-			known, voted = leader, votes
+		seats, _ := n.seats() // Raft tells nobody that it has become a voter, or is none any more
+		if now := seats[n.serverID()]; leader != known || now != seat {
+			known, seat = leader, now
 			n.announcer.announce()
 			n.notify()
 		}

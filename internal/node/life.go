@@ -33,6 +33,10 @@ type life struct {
 	answers chan founding.Led
 	group   *group
 	booted  bool // this process wrote the group's first configuration
+
+	enlisted uint64 // how often the leader has asked this process to run Raft
+	doubting bool   // the leader is being asked whether this process has a seat
+	doubts   chan doubt
 }
 
 // enlistment is the leader's wish that this process runs Raft.
@@ -51,6 +55,7 @@ func newLife(n *Node, saved founding.Saved) *life {
 	return &life{
 		n: n, machine: founding.New(cfg, saved), clock: clock.Monotonic(),
 		events: make(chan founding.Event, maxFounding), enlists: make(chan enlistment), answers: make(chan founding.Led, 1),
+		doubts: make(chan doubt, 1),
 	}
 }
 
@@ -85,10 +90,13 @@ func (f *life) run() {
 		case led := <-f.answers:
 			f.asking = false
 			f.step(led)
+		case d := <-f.doubts:
+			f.resolve(d)
 		case <-changed:
 		case <-t.C:
 			if f.machine.Open() {
 				f.step(founding.Tick{})
+				f.checkSeat()
 				t.Reset(lifeCalm)
 			} else {
 				f.step(f.view()) // which addresses have answered is no news to gossip
@@ -300,6 +308,7 @@ func (f *life) stopRaft(a founding.StopRaft) error {
 	}
 	if a.Wipe {
 		if f.n.cfg.Dir == "" {
+			f.n.kept = nil
 			return nil
 		}
 		return raftlog.Wipe(f.n.cfg.Dir)
@@ -363,6 +372,7 @@ func (f *life) enlist(ctx context.Context, cluster wire.UUID) error {
 
 // takeSeat starts an empty Raft that follows the leader of this process's cluster.
 func (f *life) takeSeat(cluster wire.UUID) error {
+	f.enlisted++
 	switch {
 	case cluster.IsZero() || cluster != f.machine.Cluster():
 		return fmt.Errorf("this process is not of cluster %s", cluster)

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/roster"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -20,7 +21,7 @@ type Member struct {
 // of roles counts before what gossip says.
 func (n *Node) Members() []Member {
 	cluster := n.clusterID()
-	voters, known := n.voterSet()
+	seats, known := n.seats()
 	leader, _ := n.leaderHint()
 	var out []Member
 	for _, m := range n.gossip.Members() {
@@ -29,7 +30,7 @@ func (n *Node) Members() []Member {
 			continue
 		}
 		if known {
-			m.Voter = voters[m.Server]
+			m.Voter, m.Standby = seats[m.Server] == roster.Voter, seats[m.Server] == roster.Nonvoter
 		}
 		m.Leader = !leader.IsZero() && m.Server == leader
 		out = append(out, Member{Member: m, Self: self})
@@ -64,8 +65,8 @@ func supersedes(m, old Member) bool {
 	return m.Since.After(old.Since)
 }
 
-// voterSet is who votes, by Raft's configuration as it stands here; false where this process runs no Raft.
-func (n *Node) voterSet() (map[wire.UUID]bool, bool) {
+// seats is who has which place in Raft's configuration as it stands here; false where this process runs no Raft.
+func (n *Node) seats() (map[wire.UUID]roster.Suffrage, bool) {
 	g := n.group.Load()
 	if g == nil {
 		return nil, false
@@ -74,13 +75,28 @@ func (n *Node) voterSet() (map[wire.UUID]bool, bool) {
 	if err != nil || len(conf.Servers) == 0 {
 		return nil, false
 	}
-	out := make(map[wire.UUID]bool)
+	out := make(map[wire.UUID]roster.Suffrage)
 	for _, s := range conf.Servers {
-		if u, err := wire.ParseUUID(string(s.ID)); err == nil && s.Suffrage == raft.Voter {
-			out[u] = true
+		if u, err := wire.ParseUUID(string(s.ID)); err == nil {
+			out[u] = roster.Nonvoter
+			if s.Suffrage == raft.Voter {
+				out[u] = roster.Voter
+			}
 		}
 	}
 	return out, true
+}
+
+// voterSet is who votes, as seats has it.
+func (n *Node) voterSet() (map[wire.UUID]bool, bool) {
+	seats, known := n.seats()
+	out := make(map[wire.UUID]bool)
+	for u, s := range seats {
+		if s == roster.Voter {
+			out[u] = true
+		}
+	}
+	return out, known
 }
 
 // Cluster is the cluster that this process belongs to, zero when it knows none, and whether that is known to have opened.
@@ -124,7 +140,7 @@ func (n *Node) meta() gossip.Meta {
 	if l := n.lead.Load(); l != nil {
 		leads = l.isReady()
 	}
-	voters, _ := n.voterSet()
+	seats, _ := n.seats()
 	var term uint64
 	if g := n.group.Load(); g != nil {
 		term = g.raft.CurrentTerm()
@@ -134,8 +150,10 @@ func (n *Node) meta() gossip.Meta {
 	return gossip.Meta{
 		Instance: n.cfg.Instance, Server: n.ident.Server, Cluster: n.ident.Cluster, Name: n.cfg.Name, Addr: n.cfg.Addr,
 		Term: term, Expect: uint8(min(n.cfg.Expect, 255)), Voters: uint8(n.cfg.Voters), Format: n.ownFormat(),
-		MayVote: n.cfg.MayVote, Durable: n.cfg.Dir != "", Open: n.open, Voter: voters[n.ident.Server], Leader: leads,
-		Leaving: n.resigned.Load(),
+		MayVote: n.cfg.MayVote, Durable: n.cfg.Dir != "", Open: n.open, Leader: leads,
+		Voter:   seats[n.ident.Server] == roster.Voter,
+		Standby: seats[n.ident.Server] == roster.Nonvoter,
+		Leaving: n.resigned.Load(), Parting: n.parting.Load(), Started: n.started,
 	}
 }
 

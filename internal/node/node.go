@@ -54,6 +54,8 @@ type Node struct {
 	life   *life
 
 	announcer *announcer
+	started   uint64        // as gossip tells it
+	kept      *memoryStores // without Dir: this server's log, of the life loop only; it outlives the group, as a directory does
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -65,6 +67,7 @@ type Node struct {
 	pages     pages
 	failOnce  sync.Once
 	failed    atomic.Bool // fail was called: no Raft traffic any more
+	parting   atomic.Bool // this process wants to leave, and waits for its turn
 	resigned  atomic.Bool // this process is leaving: it wants no seat
 	hastening atomic.Bool // this follower is about to stand for election
 	handing   atomic.Bool // a leadership transfer is under way: no lead begins
@@ -78,7 +81,8 @@ type Node struct {
 	last        wire.UUID            // the leader that the last link went to
 	changed     chan struct{}        // closed and replaced when leadership or membership moved
 	peers       map[*peerConn]*rpc.Conn
-	watches     int // calls of Watch that have not ended
+	watches     int       // calls of Watch that have not ended
+	settledAt   time.Time // when the leader last said that this process's role stands
 	closed      bool
 }
 
@@ -88,6 +92,7 @@ func Start(cfg Config) (*Node, error) {
 		cfg: cfg, logger: cfg.Logger, ident: cfg.Identity,
 		addrs: make(map[wire.UUID]string), changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
 	}
+	n.started = gossip.Seconds(cfg.Hooks.wall())
 	saved, err := n.restoreIdentity()
 	if err != nil {
 		return nil, err
@@ -233,8 +238,11 @@ func (n *Node) startGroup(bootstrap bool, voters []wire.UUID) (*group, error) {
 		n.mux.Mute(wire.KindRaft, n.failed.Load())
 	}
 	server := n.serverID()
+	if n.cfg.Dir == "" && n.kept == nil {
+		n.kept = newMemoryStores()
+	}
 	cfg := groupConfig{
-		server: server, dir: n.cfg.Dir, logger: hclogx.New(n.logger),
+		server: server, dir: n.cfg.Dir, memory: n.kept, logger: hclogx.New(n.logger),
 		streams: newStreamLayer(server, n.mux, n.addrOf),
 		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
 		mute: n.mute,

@@ -120,8 +120,9 @@ func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 
 // letGo has the steward take server out of the configuration, and waits until it is.
 func (n *Node) letGo(ctx context.Context, l *lead, server wire.UUID) error {
+	instance := n.instanceOf(server)
 	l.mu.Lock()
-	l.leaving[server] = true
+	l.leaving[server] = instance
 	l.mu.Unlock()
 	tick := time.NewTicker(stewardTick)
 	defer tick.Stop()
@@ -141,6 +142,16 @@ func (n *Node) letGo(ctx context.Context, l *lead, server wire.UUID) error {
 			return errNotLeading
 		}
 	}
+}
+
+// instanceOf is the living run of server, as gossip knows it; zero for none.
+func (n *Node) instanceOf(server wire.UUID) wire.UUID {
+	for _, m := range n.gossip.Members() {
+		if m.Server == server && (m.State == gossip.Alive || m.State == gossip.Suspect) {
+			return m.Instance
+		}
+	}
+	return wire.UUID{}
 }
 
 func inConfiguration(conf raft.Configuration, server wire.UUID) bool {

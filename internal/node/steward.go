@@ -17,6 +17,11 @@ const (
 	stewardTick   = 250 * time.Millisecond
 	changeTimeout = 5 * time.Second // of one membership change
 	caughtUpLag   = 256             // entries that a candidate may lack and still count as caught up
+	standbys      = 2               // nonvoters that follow the log, ready for a seat
+
+	// lostAfter is how long a voter must not have answered the leader, and gossip not have heard of it, before another takes its seat: longer
+	// than a process takes to start again, and with the seconds that the change takes below half a minute.
+	lostAfter = 20 * time.Second
 
 	// silence is how long a cluster that may have had an earlier life grants nothing: the longest SessionTTL that is allowed, since
 	// a holder of that life may still believe in its lock for so long.
@@ -59,7 +64,7 @@ func (n *Node) tend(l *lead) error {
 	if index > l.group.raft.AppliedIndex() {
 		return nil // the last change is not committed here yet
 	}
-	change, ok := roster.Next(n.rosterView(l, conf, index, n.caughtUp(l, conf)))
+	change, ok := roster.Next(n.rosterView(l, conf, index))
 	if !ok {
 		return nil
 	}
@@ -105,9 +110,9 @@ func (l *lead) shun(server wire.UUID) {
 }
 
 // rosterView is what the planner decides on.
-func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64, caughtUp map[wire.UUID]bool) roster.View {
+func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster.View {
 	state := l.group.fsm.View()
-	v := roster.View{Index: index, Voters: state.Voters(), Leader: n.serverID(), Dead: make(map[wire.UUID]bool)}
+	v := roster.View{Index: index, Voters: state.Voters(), Standbys: standbys, Leader: n.serverID(), Dead: make(map[wire.UUID]bool)}
 	inConf := make(map[wire.UUID]bool)
 	for _, s := range conf.Servers {
 		id, err := wire.ParseUUID(string(s.ID))
@@ -135,48 +140,56 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64, caught
 		if m.Cluster != state.Cluster() {
 			continue
 		}
+		alive := m.State == gossip.Alive || m.State == gossip.Suspect
 		v.Members = append(v.Members, roster.Candidate{
 			Server: m.Server, Name: m.Name,
-			Alive:    m.State == gossip.Alive || m.State == gossip.Suspect,
+			Alive:    alive,
 			MayVote:  m.MayVote && (inConf[m.Server] || l.shunned[m.Server].Before(now)),
 			Durable:  m.Durable,
-			Leaving:  m.Leaving && !m.Durable || l.leaving[m.Server],
-			CaughtUp: caughtUp[m.Server],
+			Leaving:  m.Leaving || l.isLeavingLocked(m),
+			Lost:     !alive && inConf[m.Server] && l.silentFor(m.Server, now) >= lostAfter,
+			CaughtUp: l.hasLog(m.Server),
 			Format:   max(m.Format, 1),
-			Since:    uint64(m.Since.UnixNano()),
+			Since:    seniority(m),
 		})
 	}
-	for server := range l.leaving { // one that gossip does not list (any more)
-		if inConf[server] && !listed(v.Members, server) {
-			v.Members = append(v.Members, roster.Candidate{Server: server, Leaving: true})
+	for _, s := range v.Config { // one that gossip does not list (any more)
+		if !listed(v.Members, s.ID) {
+			_, leaving := l.leaving[s.ID]
+			v.Members = append(v.Members, roster.Candidate{Server: s.ID, Leaving: leaving, Lost: l.silentFor(s.ID, now) >= lostAfter})
 		}
 	}
 	return v
 }
 
-// caughtUp asks the nonvoters how far they are. Voters count as caught up: they have a seat already.
-func (n *Node) caughtUp(l *lead, conf raft.Configuration) map[wire.UUID]bool {
-	out := make(map[wire.UUID]bool)
-	for _, s := range conf.Servers {
-		id, err := wire.ParseUUID(string(s.ID))
-		if err != nil {
-			continue
-		}
-		if s.Suffrage == raft.Voter {
-			out[id] = true
-			continue
-		}
-		ctx, cancel := context.WithTimeout(n.ctx, linkTimeout)
-		body, err := n.call(ctx, id, callWho, nil)
-		cancel()
-		if err != nil {
-			continue
-		}
-		if r, err := decodeLeadReply(body); err == nil && r.applied+caughtUpLag >= l.group.raft.AppliedIndex() {
-			out[id] = true
-		}
+// seniority orders processes by how long they have been up, by what they say themselves: all leaders see the same order. Those of a version that
+// does not say count from when this process first heard of them.
+func seniority(m gossip.Member) uint64 {
+	if m.Started > 0 {
+		return m.Started
 	}
-	return out
+	return gossip.Seconds(m.Since)
+}
+
+// silentFor is how long server has not answered this lead.
+func (l *lead) silentFor(server wire.UUID, now time.Time) time.Duration {
+	heard, _ := l.group.transport.contactWith(raft.ServerID(server.String()), l.term)
+	if heard.Before(l.began) {
+		heard = l.began
+	}
+	return now.Sub(heard)
+}
+
+// hasLog says that server's log is close to this lead's.
+func (l *lead) hasLog(server wire.UUID) bool {
+	heard, matched := l.group.transport.contactWith(raft.ServerID(server.String()), l.term)
+	return !heard.IsZero() && matched > 0 && matched+caughtUpLag >= l.group.raft.LastIndex()
+}
+
+// isLeavingLocked says that m is the run of its server that asked to be taken out of the Raft group: one that came back has not.
+func (l *lead) isLeavingLocked(m gossip.Member) bool {
+	instance, ok := l.leaving[m.Server]
+	return ok && (instance.IsZero() || instance == m.Instance)
 }
 
 func listed(members []roster.Candidate, server wire.UUID) bool {
