@@ -195,14 +195,26 @@ func (c *Cluster) leaveWithin(ctx context.Context, rest time.Duration) error {
 	if cerr := c.sessions.CloseSession(after); cerr != nil {
 		err = errors.Join(err, cerr)
 	}
-	if rerr := c.node.Resign(after); rerr != nil {
-		err = errors.Join(err, rerr)
-	}
+	err = errors.Join(err, c.resign(ctx, after, rest))
 	c.stop(ErrClosed)
 	if err != nil {
 		return fmt.Errorf("distlock: leave: %w", err)
 	}
 	return nil
+}
+
+// resign gives up what this process is in the cluster. It waits for others that leave as long as ctx lets it, and then takes rest at the most;
+// if ctx has ended, after bounds all of it.
+func (c *Cluster) resign(ctx, after context.Context, rest time.Duration) error {
+	if ctx.Err() != nil {
+		wait, cancel := context.WithTimeout(after, rest/2)
+		defer cancel()
+		return errors.Join(c.node.TakeTurn(wait), c.node.Resign(after))
+	}
+	err := c.node.TakeTurn(ctx)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), rest)
+	defer cancel()
+	return errors.Join(err, c.node.Resign(after))
 }
 
 // leaveRest bounds what Leave does after the locks: ending the session, giving up the seat and the leadership.
@@ -287,7 +299,8 @@ func (c *Cluster) isLeaving() bool {
 }
 
 // Handler serves the state as JSON at /status, and health: /livez is 200 until the Cluster has stopped, /readyz while this process can take
-// locks. The dashboard at / is not built yet: it answers 501.
+// locks and its role is not about to change: who updates a cluster one process after the other waits for that before the next. The answer to
+// /readyz says what is missing. The dashboard at / is not built yet: it answers 501.
 func (c *Cluster) Handler() http.Handler {
 	return dashboard.New(dashboard.Source{
 		Status: func() any { return c.Status() },
@@ -301,9 +314,19 @@ func (c *Cluster) Handler() http.Handler {
 			case !c.Status().Ready:
 				return ErrNoQuorum
 			}
-			return nil
+			return c.settled()
 		},
 	})
+}
+
+// settledTimeout bounds the question to the leader that /readyz asks: below the second that orchestrators commonly wait for the answer.
+const settledTimeout = 700 * time.Millisecond
+
+// settled is nil unless this process's role is about to change.
+func (c *Cluster) settled() error {
+	ctx, cancel := context.WithTimeout(context.Background(), settledTimeout)
+	defer cancel()
+	return c.node.Settled(ctx)
 }
 
 // LeaveOnSignal blocks until one of sig (default SIGINT, SIGTERM), ctx or the end of c, then leaves within timeout, of which it keeps up to a

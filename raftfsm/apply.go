@@ -78,6 +78,10 @@ func (m *machine) command(c Command) Reply {
 		return m.dissolve(c)
 	case Time:
 		return m.time(c)
+	case Depart:
+		return m.depart(c)
+	case EndDepart:
+		return m.endDepart(c)
 	}
 	return Reply{Code: wire.CodeInvalid, Text: fmt.Sprintf("unknown command %T", c)} // decoding lets none through
 }

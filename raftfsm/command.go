@@ -32,7 +32,7 @@ type Entry struct {
 	Commands []Command
 }
 
-// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence, Noop, Dissolve and Time.
+// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence, Noop, Dissolve, Time, Depart and EndDepart.
 type Command interface {
 	encode(w *wire.Writer)
 }
@@ -49,6 +49,8 @@ const (
 	numNoop       = 8
 	numDissolve   = 9
 	numTime       = 10 // since version 2
+	numDepart     = 11 // since version 3
+	numEndDepart  = 12
 )
 
 type (
@@ -97,6 +99,17 @@ type (
 	Time struct {
 		Term   uint64
 		Timers []Timer
+	}
+
+	// Depart takes the leaving slot for Server, a voter that wants to go: there is one, so that voters go one after the other. Reply: CodeOK,
+	// also when it has the slot, CodeHeld when another has, CodeInvalid.
+	Depart struct{ Server wire.UUID }
+
+	// EndDepart frees the slot that Server took with entry At, unless Term, in which that was decided, is over: then, and when the slot
+	// has moved on, CodeStale.
+	EndDepart struct {
+		Server   wire.UUID
+		At, Term uint64
 	}
 
 	// Noop does nothing. That it commits proves that its proposer leads.
@@ -174,6 +187,20 @@ func (c EndSilence) encode(w *wire.Writer) {
 	w.Uint(c.Term)
 }
 
+func (c Depart) encode(w *wire.Writer) {
+	w.Array(2)
+	w.Uint(numDepart)
+	w.UUID(c.Server)
+}
+
+func (c EndDepart) encode(w *wire.Writer) {
+	w.Array(4)
+	w.Uint(numEndDepart)
+	w.UUID(c.Server)
+	w.Uint(c.At)
+	w.Uint(c.Term)
+}
+
 func (c Noop) encode(w *wire.Writer) {
 	w.Array(1)
 	w.Uint(numNoop)
@@ -243,11 +270,13 @@ func versionOf(c Command) uint64 {
 	case Ops:
 		for i := range c.Ops {
 			if c.Ops[i].Kind >= wire.OpRequest {
-				return 2
+				return wire.OpFormat
 			}
 		}
 	case Time:
 		return 2
+	case Depart, EndDepart:
+		return 3
 	}
 	return 1
 }
@@ -280,6 +309,10 @@ func decodeCommand(r *wire.Reader) Command {
 		want, c = 2, Dissolve{Cluster: r.UUID()}
 	case numTime:
 		want, c = 3, Time{Term: r.Uint(), Timers: decodeTimers(r)}
+	case numDepart:
+		want, c = 2, Depart{Server: r.UUID()}
+	case numEndDepart:
+		want, c = 4, EndDepart{Server: r.UUID(), At: r.Uint(), Term: r.Uint()}
 	default:
 		r.Fail("unknown command %d", num)
 	}

@@ -11,7 +11,11 @@ import (
 // How the state's items are written to a snapshot, and how a state is built of them.
 
 func (s *state) encodeHeader(w *wire.Writer) {
-	w.Array(21)
+	if s.format < 3 {
+		w.Array(headerFields)
+	} else {
+		w.Array(headerFields + 2)
+	}
 	w.Uint(s.format)
 	w.Uint(s.index)
 	w.Uint(s.term)
@@ -33,7 +37,14 @@ func (s *state) encodeHeader(w *wire.Writer) {
 	w.Int(int64(s.sessions.Len()))
 	w.Int(int64(s.gaps.Len()))
 	w.Int(int64(s.requests.Len()))
+	if s.format >= 3 {
+		w.UUID(s.slot.server)
+		w.Uint(s.slot.at)
+	}
 }
+
+// headerFields are those of formats 1 and 2; format 3 has the leaving slot as well.
+const headerFields = 21
 
 func encodeUUIDs(w *wire.Writer, ids []wire.UUID) {
 	w.Array(len(ids))
@@ -172,7 +183,7 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 		return header{}, r.Err()
 	case version > Version:
 		return header{}, versionError("snapshot", version)
-	case version == 0 || n != 21:
+	case version == 0 || version < 3 && n != headerFields || version >= 3 && n != headerFields+2:
 		r.Fail("header of version %d with %d fields", version, n)
 	}
 	l.format = version
@@ -194,7 +205,12 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 	l.releases = r.Uint()
 	l.expirations = r.Uint()
 	h := header{sessions: number(r, MaxSessions), gaps: number(r, math.MaxInt32), requests: number(r, math.MaxInt32)}
+	if version >= 3 {
+		l.slot = slot{server: r.UUID(), at: r.Uint()}
+	}
 	switch {
+	case l.slot.server.IsZero() != (l.slot.at == 0) || l.slot.at > l.index:
+		r.Fail("server %v took the leaving slot at %d", l.slot.server, l.slot.at)
 	case l.clock < 0 || l.clock > maxClock || l.fence >= fenceEnd:
 		r.Fail("clock %d, fence %d", l.clock, l.fence)
 	case l.lastSession > maxCount || l.lastTicket > maxCount:

@@ -44,6 +44,16 @@ func (n *Node) answer(ctx context.Context, from wire.Hello, kind uint8, body []b
 			return nil, err
 		}
 		return confirmOn(ctx, l, c)
+	case callDepart:
+		server, instance, err := decodeStandingCall(body)
+		if err != nil {
+			return nil, err
+		}
+		turn, err := n.departOn(ctx, l, server, instance)
+		if err != nil {
+			return nil, err
+		}
+		return turn.encode(), nil
 	case callStanding:
 		server, instance, err := decodeStandingCall(body)
 		if err != nil {

@@ -42,25 +42,29 @@ func (n *Node) ownFormat() uint64 {
 // now and may be given a seat: those of the cluster, and those that found it or are about to join it, which say only later whose they are.
 func formatOfAll(own uint64, cluster wire.UUID, seats []wire.UUID, members []gossip.Member) (allowed uint64, tooOld string) {
 	here := func(m gossip.Member) bool { return m.State == gossip.Alive || m.State == gossip.Suspect }
+	allowed = own
+	lower := func(format uint64, text string) {
+		if format = max(format, 1); format < allowed {
+			allowed, tooOld = format, text
+		}
+	}
 	known := make(map[wire.UUID]gossip.Member, len(members))
 	for _, m := range members {
-		if here(m) && m.Format < own && (m.Cluster == cluster || !m.Open) {
-			return max(m.Format, 1), tooOldText(m.Name)
+		if here(m) && (m.Cluster == cluster || !m.Open) {
+			lower(m.Format, tooOldText(m.Name))
 		}
 		if old, ok := known[m.Server]; m.State != gossip.Left && (!ok || here(m) && !here(old) || here(m) == here(old) && m.Since.After(old.Since)) {
 			known[m.Server] = m
 		}
 	}
 	for _, s := range seats {
-		m, ok := known[s]
-		if !ok {
-			return 1, fmt.Sprintf("server %s of the Raft group is not there to say which version it is of; start it, or wait until another has its seat", s)
-		}
-		if m.Format < own {
-			return max(m.Format, 1), tooOldText(m.Name)
+		if m, ok := known[s]; ok {
+			lower(m.Format, tooOldText(m.Name))
+		} else {
+			lower(1, fmt.Sprintf("server %s of the Raft group is not there to say which version it is of; start it, or wait until another has its seat", s))
 		}
 	}
-	return own, ""
+	return allowed, tooOld
 }
 
 func tooOldText(name string) string {
@@ -127,7 +131,7 @@ func downToFormat1(ops []wire.Op, check func() (tooOld string, fine bool)) (kept
 func (l *lead) downToFormat1(id uint64, ops []wire.Op, sink session.Sink) []wire.Op {
 	ops, outs, _ := downToFormat1(ops, func() (string, bool) { // nothing is refused because of a process that has just been updated
 		tooOld := l.checkFormat()
-		return tooOld, l.format() >= wire.Format
+		return tooOld, l.format() >= wire.OpFormat
 	})
 	if len(outs) > 0 {
 		sink.Outcomes(id, outs)
@@ -138,7 +142,7 @@ func (l *lead) downToFormat1(id uint64, ops []wire.Op, sink session.Sink) []wire
 // inFormat1 is o as format 1 says it, if it can.
 func inFormat1(o wire.Op) (wire.Op, bool) {
 	switch {
-	case o.Format() < wire.Format:
+	case o.Format() < wire.OpFormat:
 		return o, true
 	case o.Kind == wire.OpExpire: // no grant has a cooldown yet, so all that is lost is that it counts as an expiry
 		return wire.Op{Kind: wire.OpFinish, Seq: o.Seq}, true

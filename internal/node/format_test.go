@@ -65,6 +65,13 @@ func TestFormatOfAll(t *testing.T) {
 			slices.Reverse(k.members)
 		}
 	}
+	mixed := []gossip.Member{m(a, "a", 3, gossip.Alive), m(b, "b", 2, gossip.Alive), m(c, "c", 1, gossip.Alive)}
+	for range 2 {
+		if got, tooOld := formatOfAll(3, ours, seats, mixed); got != 1 || !strings.Contains(tooOld, `"c"`) {
+			t.Errorf("of three versions: format %d, %q; want the oldest's", got, tooOld)
+		}
+		slices.Reverse(mixed)
+	}
 }
 
 // oldCluster is newFakeCluster with a member that is too old.

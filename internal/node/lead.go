@@ -38,6 +38,7 @@ type lead struct {
 
 	mu      sync.Mutex // guards the fields below
 	leases  map[uint64]*lease
+	stay    stay                    // of who has the leaving slot
 	leaving map[wire.UUID]wire.UUID // servers that asked to be taken out of the Raft group, and which instance did; zero: not known
 	shunned map[wire.UUID]time.Time // until when a process that would not take a seat is passed over
 	sinks   map[uint64]session.Sink // queues: they take what they are given and return
@@ -272,7 +273,7 @@ func (l *lead) detach(id uint64, sink session.Sink) {
 
 // submit puts a session's operations into the next entry. Outcomes come through the sink.
 func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink) {
-	if l.format() < wire.Format {
+	if l.format() < wire.OpFormat {
 		if ops = l.downToFormat1(id, ops, sink); len(ops) == 0 {
 			return
 		}

@@ -201,7 +201,7 @@ func (k *remoteLink) Attach(id uint64) error {
 }
 
 func (k *remoteLink) Submit(id uint64, ops []wire.Op) error {
-	if k.format < wire.Format { // it would take a message with what it doesn't know for nonsense, and end the connection
+	if k.format < wire.OpFormat { // it would take a message with what it doesn't know for nonsense, and end the connection
 		var outs []wire.Outcome
 		if ops, outs, _ = downToFormat1(ops, func() (string, bool) { return tooOldText(k.name), false }); len(outs) > 0 {
 			k.sink.Outcomes(id, outs)

@@ -228,3 +228,17 @@ func (n *Node) Conflicts() []Member {
 	}
 	return out
 }
+
+// Term is Raft's term as this process knows it; 0 where it runs no Raft.
+func (n *Node) Term() uint64 {
+	if g := n.group.Load(); g != nil {
+		return g.raft.CurrentTerm()
+	}
+	return 0
+}
+
+// HasSlot says, where this process leads, that the log has the leaving slot: all members are new enough for it.
+func (n *Node) HasSlot() bool {
+	l := n.lead.Load()
+	return l != nil && l.format() >= formatOfDepart
+}

@@ -55,6 +55,7 @@ type Node struct {
 
 	announcer *announcer
 	started   uint64        // as gossip tells it
+	turn      turn          // of the goroutine that leaves
 	kept      *memoryStores // without Dir: this server's log, of the life loop only; it outlives the group, as a directory does
 
 	ctx    context.Context // ends with Close
@@ -92,6 +93,7 @@ func Start(cfg Config) (*Node, error) {
 		cfg: cfg, logger: cfg.Logger, ident: cfg.Identity,
 		addrs: make(map[wire.UUID]string), changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
 	}
+	n.turn.replace = cfg.Dir == ""
 	n.started = gossip.Seconds(cfg.Hooks.wall())
 	saved, err := n.restoreIdentity()
 	if err != nil {

@@ -21,46 +21,67 @@ const (
 	gossipPatience = time.Second
 )
 
-// Resign gives up what this process is in the cluster, in an order that leaves a majority at each step: in memory its seat goes to another
-// (with a DataDir it keeps it for its return), then the leadership, then its place in gossip. It returns an error when ctx cut it short;
-// the others then find out by themselves.
+// TakeTurn is the first half of leaving: a voter waits until it is its turn to go. It serves the others meanwhile. When ctx ends first the
+// error says whom it waited for; it may go on all the same.
+func (n *Node) TakeTurn(ctx context.Context) (err error) {
+	n.parting.Store(true)
+	n.announcer.announce()
+	if n.votes() {
+		n.turn, err = n.takeTurn(ctx)
+	}
+	return err
+}
+
+// Resign gives up what this process is in the cluster, in an order that leaves a majority at each step, after TakeTurn: it hands over the
+// leadership, then its seat (in memory another takes it, or the group gets smaller; with a DataDir it is kept for its return, unless a standby
+// is there for it), then it leaves gossip. It returns an error when ctx cut it short; the others then find out by themselves.
 func (n *Node) Resign(ctx context.Context) error {
 	if n.resigned.Swap(true) {
 		return nil
 	}
 	n.announcer.announce()
-	err := n.giveUpSeat(ctx)
+	err := n.giveUpSeat(ctx, n.turn.replace)
 	if gerr := n.gossip.Leave(gossipPatience); gerr != nil {
 		n.logger.Info("the others find out by themselves that this process left", "error", gerr)
 	}
 	return err
 }
 
-func (n *Node) giveUpSeat(ctx context.Context) error {
+// votes says that this process has a seat.
+func (n *Node) votes() bool {
 	voters, known := n.voterSet()
+	return known && voters[n.serverID()]
+}
+
+// giveUpSeat hands over the leadership and, where another takes it, the seat.
+func (n *Node) giveUpSeat(ctx context.Context, replace bool) error {
 	server := n.serverID()
-	if !known || !voters[server] {
+	if !n.votes() {
 		return nil
 	}
 	if n.othersStaying() == 0 {
 		return nil // nobody is left to take it
 	}
 	n.transfer()
-	if n.cfg.Dir != "" {
+	if !replace {
 		return nil
 	}
 	err := n.askToGo(ctx, server)
+	if err != nil && n.cfg.Dir != "" {
+		n.logger.Info("the seat is kept: no standby has taken it in time", "error", err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("the seat of %q in the Raft group is not taken over: %w", n.cfg.Name, err)
 	}
 	return nil
 }
 
-// othersStaying counts the other processes that could vote and have not said that they leave.
+// othersStaying counts the other processes that could vote and have not said that they leave, or want to.
 func (n *Node) othersStaying() int {
 	count := 0
 	for _, m := range n.Members() {
-		if !m.Self && m.State == gossip.Alive && m.MayVote && !m.Leaving {
+		if !m.Self && m.State == gossip.Alive && m.MayVote && !m.Leaving && !m.Parting {
 			count++
 		}
 	}

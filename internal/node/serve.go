@@ -22,6 +22,7 @@ const (
 	callEnlist       uint8 = 7  // the leader asks this process to run Raft
 	callResign       uint8 = 8  // a voter that leaves asks the leader to take it out of the configuration
 	callWho          uint8 = 9  // who leads?
+	callDepart       uint8 = 27 // a voter that wants to leave asks for the leaving slot
 	callStanding     uint8 = 26 // a server and its run -> its place in the Raft group, and what of that is about to change
 	callWatch        uint8 = 22 // a prefix -> the term of the lead; binds the connection to this watch
 	msgAttach        uint8 = 16 // session

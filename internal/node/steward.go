@@ -49,7 +49,7 @@ func (n *Node) steward(l *lead) {
 			}
 		}
 		l.checkFormat()
-		if err := n.tend(l); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
+		if err := errors.Join(n.endStay(l), n.tend(l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
 			n.logger.Info("the Raft group is not changed yet; it is tried again", "error", err)
 		}
 	}

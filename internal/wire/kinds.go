@@ -9,8 +9,12 @@ import (
 	"strings"
 )
 
-// Format is the version of the log's format that has all that is in this file. Format 1 knows exclusive locks of one key only.
-const Format = 2
+// Format is the version of the log's format. Format 1 knows exclusive locks of one key only, format 2 every operation that there is, format 3
+// the leaving slot.
+const Format = 3
+
+// OpFormat is the version that has all operations, which are in this file.
+const OpFormat = 2
 
 // Bounds of what one request may ask for. API.md documents those that a user meets.
 const (

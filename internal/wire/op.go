@@ -44,7 +44,7 @@ type Op struct {
 // Format is the least format of the log that has o.
 func (o Op) Format() uint64 {
 	if o.Kind >= OpRequest {
-		return 2
+		return OpFormat
 	}
 	return 1
 }
