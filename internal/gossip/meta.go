@@ -35,7 +35,7 @@ type Meta struct {
 	Leaving bool // it goes now, or is gone
 	Parting bool // it wants to go, and waits for its turn
 
-	Started uint64 // when its process joined, in whole seconds since 2020 by its own wall clock, only to order; 0: of a version that does not say
+	Started uint64 // when its process joined, in ms since 2020 by its own wall clock, only to order; 0: of a version that does not say
 }
 
 const (
@@ -55,14 +55,14 @@ const (
 	formatShift  = 8
 	maxFormat    = 255
 	startedShift = 16
-	maxStarted   = 1<<32 - 1
+	maxStarted   = 1<<44 - 1
 )
 
 const metaFields = 10
 
-// Seconds is t as Meta.Started has it; at least 1.
-func Seconds(t time.Time) uint64 {
-	return uint64(min(max(t.Unix()-time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC).Unix(), 1), maxStarted))
+// Millis is t as Meta.Started has it; at least 1.
+func Millis(t time.Time) uint64 {
+	return uint64(min(max(t.Sub(time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)).Milliseconds(), 1), maxStarted))
 }
 
 // check says whether m can be sent. With names and addresses within wire's bounds every Meta fits MaxMeta.
@@ -77,7 +77,7 @@ func (m Meta) check() error {
 	case m.Format > maxFormat:
 		return fmt.Errorf("gossip: format %d, it must be at most %d", m.Format, maxFormat)
 	case m.Started > maxStarted:
-		return fmt.Errorf("gossip: started %d s after 2020, it must be at most %d", m.Started, maxStarted)
+		return fmt.Errorf("gossip: started %d ms after 2020, it must be at most %d", m.Started, maxStarted)
 	}
 	return nil
 }

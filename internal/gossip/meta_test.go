@@ -27,7 +27,7 @@ func anyMeta() *rapid.Generator[Meta] {
 			Name: text(wire.MaxName).Draw(t, "name"), Addr: text(wire.MaxAddr).Draw(t, "addr"),
 			Term:   rapid.OneOf(rapid.Uint64(), rapid.Just(^uint64(0))).Draw(t, "term"),
 			Expect: rapid.Uint8().Draw(t, "expect"), Voters: rapid.Uint8().Draw(t, "voters"),
-			Format: uint64(rapid.Uint8().Draw(t, "format")), Started: uint64(rapid.Uint32().Draw(t, "started")),
+			Format: uint64(rapid.Uint8().Draw(t, "format")), Started: rapid.Uint64Max(maxStarted).Draw(t, "started"),
 		}
 		m.Instance[0] = 1 // not zero
 		for _, b := range []*bool{&m.MayVote, &m.Durable, &m.Open, &m.Voter, &m.Leader, &m.Standby, &m.Leaving, &m.Parting} {

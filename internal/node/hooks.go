@@ -12,6 +12,7 @@ type Hooks struct {
 	Store   func(raftlog.Store) raftlog.Store // wraps the log's store, below its guard
 	Applied func(*raftfsm.Result)             // called for each entry on the applying goroutine, before anybody hears of it
 	Wall    func() time.Time                  // the wall clock; default time.Now
+	Blind   bool                              // does not look for another process with its stored identity before it uses that
 	Format  uint64                            // of the log: what this process says that it reads; default wire.Format
 }
 

@@ -37,6 +37,7 @@ type life struct {
 	enlisted uint64 // how often the leader has asked this process to run Raft
 	doubting bool   // the leader is being asked whether this process has a seat
 	doubts   chan doubt
+	twinAt   time.Time // when a process with the same identity was last asked
 }
 
 // enlistment is the leader's wish that this process runs Raft.
@@ -66,6 +67,9 @@ func (f *life) run() {
 		case <-f.n.ctx.Done():
 			return
 		}
+	}
+	if !f.n.claimed.Load() && !f.n.claimIdentity() {
+		return
 	}
 	f.step(f.view())
 	t := time.NewTimer(founding.TickEvery)
@@ -97,6 +101,7 @@ func (f *life) run() {
 			if f.machine.Open() {
 				f.step(founding.Tick{})
 				f.checkSeat()
+				f.checkTwin()
 				t.Reset(lifeCalm)
 			} else {
 				f.step(f.view()) // which addresses have answered is no news to gossip

@@ -147,8 +147,12 @@ func (n *Node) meta() gossip.Meta {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	server := n.ident.Server
+	if !n.claimed.Load() {
+		server = wire.UUID{}
+	}
 	return gossip.Meta{
-		Instance: n.cfg.Instance, Server: n.ident.Server, Cluster: n.ident.Cluster, Name: n.cfg.Name, Addr: n.cfg.Addr,
+		Instance: n.cfg.Instance, Server: server, Cluster: n.ident.Cluster, Name: n.cfg.Name, Addr: n.cfg.Addr,
 		Term: term, Expect: uint8(min(n.cfg.Expect, 255)), Voters: uint8(n.cfg.Voters), Format: n.ownFormat(),
 		MayVote: n.cfg.MayVote, Durable: n.cfg.Dir != "", Open: n.open, Leader: leads,
 		Voter:   seats[n.ident.Server] == roster.Voter,

@@ -68,6 +68,7 @@ type Node struct {
 	pages     pages
 	failOnce  sync.Once
 	failed    atomic.Bool // fail was called: no Raft traffic any more
+	claimed   atomic.Bool // no other process was found that acts as the stored server
 	parting   atomic.Bool // this process wants to leave, and waits for its turn
 	resigned  atomic.Bool // this process is leaving: it wants no seat
 	hastening atomic.Bool // this follower is about to stand for election
@@ -94,11 +95,12 @@ func Start(cfg Config) (*Node, error) {
 		addrs: make(map[wire.UUID]string), changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
 	}
 	n.turn.replace = cfg.Dir == ""
-	n.started = gossip.Seconds(cfg.Hooks.wall())
+	n.started = gossip.Millis(cfg.Hooks.wall())
 	saved, err := n.restoreIdentity()
 	if err != nil {
 		return nil, err
 	}
+	n.claimed.Store(cfg.Dir == "" || !saved.Open || cfg.Alone || cfg.Hooks.Blind)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Logger: cfg.Logger})
 	n.gossip, err = gossip.Start(gossip.Config{

@@ -168,7 +168,7 @@ func seniority(m gossip.Member) uint64 {
 	if m.Started > 0 {
 		return m.Started
 	}
-	return gossip.Seconds(m.Since)
+	return gossip.Millis(m.Since)
 }
 
 // silentFor is how long server has not answered this lead.

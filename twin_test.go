@@ -1,0 +1,71 @@
+package distlock
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A DataDir that was copied holds a server's identity twice. The second process with it is refused, whatever it is called and wherever it is, and
+// the first one goes on as if nothing had been.
+func TestACopiedDataDirIsRefused(t *testing.T) {
+	ms := newMembers(t, 3, durable(t))
+	ctx := testContext(t, 60*time.Second)
+	lead := ms.leader(ctx)
+	original := (lead + 1) % 3
+	ms.crash(original) // a directory in use can't be copied as it was at one moment
+	twinDir := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(twinDir, os.DirFS(ms.configs[original].DataDir)); err != nil {
+		t.Fatal(err)
+	}
+	ms.join(original)
+	held := mustLock(t, ctx, ms.all[original], "held")
+	lead = ms.leader(ctx)
+	term := ms.all[lead].node.Term()
+
+	cfg := ms.configs[original]
+	cfg.Name, cfg.Bind, cfg.DataDir = "twin", freePorts(t, 1)[0], twinDir
+	began := time.Now()
+	_, err := Join(cfg)
+	if !errors.Is(err, ErrNameTaken) || !strings.Contains(err.Error(), twinDir) || !strings.Contains(err.Error(), ms.configs[original].Name) {
+		t.Errorf("join with a copy: %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("refused after %s", took)
+	}
+
+	// One that did not see the first one in time finds out later, and stops.
+	blind := machine()
+	blind.hooks.Blind = true
+	cfg.Name, cfg.Bind = "blind twin", freePorts(t, 1)[0]
+	twin, err := join(context.Background(), cfg, blind)
+	if err == nil {
+		defer twin.Close()
+		select {
+		case <-twin.Done():
+		case <-ctx.Done():
+			t.Fatal("the second process with the identity goes on")
+		}
+		err = twin.Err()
+	}
+	if !errors.Is(err, ErrNameTaken) {
+		t.Errorf("a blind twin ends with %v", err)
+	}
+	if err := held.Err(); err != nil {
+		t.Errorf("the first process lost a lock: %v", err)
+	}
+	mustUnlock(t, ctx, held)
+	for _, c := range ms.all {
+		mustUnlock(t, ctx, mustLock(t, ctx, c, "k"))
+		if c.Err() != nil {
+			t.Errorf("%s stopped: %v", c.Status().Name, c.Err())
+		}
+	}
+	if now := ms.all[ms.leader(ctx)].node.Term(); now != term {
+		t.Errorf("term %d, %d before the copies came: they made an election", now, term)
+	}
+}
