@@ -31,7 +31,7 @@ faults: ## every operation of the log fails once in every way, in a cluster unde
 	DISTLOCK_FAULTS=1 go test -v -count=1 -timeout 2h -run TestRaftSurvivesEvery ./internal/raftlog
 
 REF ?= 4f0aeab
-rolling-versions: ## processes of an earlier commit are replaced one by one by those of the present one, under load; half a minute (REF=… for another commit than the last whose log has format 1)
+rolling-versions: ## processes of an earlier commit are replaced one by one by those of the present one, under load; half a minute (REF=… for another commit than the last whose log has format 1; 28dcb39 is the last with format 2)
 	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'exit 130' INT TERM; \
 	git archive --format=tar -o "$$dir/old.tar" $(REF); mkdir "$$dir/old"; tar -x -f "$$dir/old.tar" -C "$$dir/old"; \
 	go -C "$$dir/old" test -c -o "$$dir/old-member" ./internal/proctest; \

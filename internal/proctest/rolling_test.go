@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// oldMemberEnv names a test binary of this package of an earlier commit, whose processes know format 1 of the log only: make
+// oldMemberEnv names a test binary of this package of an earlier commit, whose processes know an earlier format of the log: make
 // rolling-versions builds one.
 const oldMemberEnv = "DISTLOCK_OLD_MEMBER"
 
@@ -34,6 +34,7 @@ type rolling struct {
 	t       *testing.T
 	old     string          // the binary of the earlier commit
 	updated map[string]bool // by name
+	kinds   bool            // the earlier commit knows all kinds of locks
 	fences  map[string]uint64
 	waits   map[string]chan answer // by the name of who waits
 }
@@ -53,6 +54,7 @@ func startOld(t *testing.T, old string, n int, durable bool) *rolling {
 	r.start(r.members...)
 	r.leader()
 	r.voters(3)
+	r.kinds = r.shares()
 	for _, m := range r.members {
 		r.hold(m)
 	}
@@ -264,9 +266,26 @@ var kinds = map[string]ask{
 // refusalTime is how long a refusal may take: long enough for an election.
 const refusalTime = 10 * time.Second
 
-// refused asks all that were updated for every kind while somebody is too old.
+// shares says whether two of the earlier commit can hold a key together: one that knows no kinds takes the first for an exclusive lock.
+func (r *rolling) shares() bool {
+	r.t.Helper()
+	shared := ask{Shared: true}
+	r.members[0].must(command{Do: "lock", Key: "shared", Ask: &shared})
+	second := r.members[1].call(command{Do: "trylock", Key: "shared", Ask: &shared, Timeout: patience})
+	r.members[0].must(command{Do: "unlock", Key: "shared"})
+	if second.Error == "" {
+		r.members[1].must(command{Do: "unlock", Key: "shared"})
+	}
+	return second.Error == ""
+}
+
+// refused asks all that were updated for every kind while somebody is too old; if nobody is, they get it.
 func (r *rolling) refused() {
 	r.t.Helper()
+	if r.kinds {
+		r.served()
+		return
+	}
 	for _, m := range r.members {
 		if !r.updated[m.name] {
 			continue
