@@ -26,6 +26,52 @@ func TestLeaveOnContext(t *testing.T) {
 	wantFaults(t, "LeaveOnSignal beside Close", <-left, ErrClosed)
 }
 
+// Two of three voters with directories leave at the same time. The second stays until the first is back in its seat: the third alone would be
+// no majority.
+func TestDurableVotersLeaveInTurn(t *testing.T) {
+	ms := newMembers(t, 3, durable(t))
+	ctx := testContext(t, 60*time.Second)
+	lead := ms.leader(ctx)
+	eventually(t, ctx, "the log has the leaving slot", ms.all[lead].node.HasSlot)
+	type departure struct {
+		i   int
+		err error
+	}
+	gone := make(chan departure, 2)
+	for _, i := range []int{lead, (lead + 1) % 3} {
+		go func() { gone <- departure{i, ms.all[i].Leave(ctx)} }() // ends with Leave
+	}
+	stays := ms.all[(lead+2)%3]
+	first := <-gone
+	if first.err != nil {
+		t.Fatalf("the first to leave: %v", first.err)
+	}
+	for range 20 { // a majority is there
+		mustUnlock(t, ctx, mustLock(t, ctx, stays, "k"))
+	}
+	select {
+	case second := <-gone:
+		t.Fatalf("the second left (%v) before the first was back", second.err)
+	default:
+	}
+	ms.join(first.i)
+	second := <-gone
+	if second.err != nil {
+		t.Errorf("the second to leave: %v", second.err)
+	}
+	mustUnlock(t, ctx, mustLock(t, ctx, stays, "k"))
+	ms.join(second.i)
+	eventually(t, ctx, "all vote: a voter with a directory keeps its seat", func() bool {
+		votes := 0
+		for _, m := range stays.Status().Members {
+			if m.State == Alive && m.Role == Voter {
+				votes++
+			}
+		}
+		return votes == 3
+	})
+}
+
 // Where the others are gone there is nobody to hand anything to: leaving takes no longer than it was given, whether locks are held or not.
 func TestLeaveOnSignalKeepsItsTime(t *testing.T) {
 	t.Parallel()
