@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/hclogx"
 	"github.com/godistlock/distlock/internal/mux"
@@ -40,6 +41,7 @@ type Config struct {
 	Loopback bool   // bound to loopback: a lone process need not listen for others first
 	SelfAddr string // where this process reaches its own port
 	Seeds    func(context.Context) ([]string, error)
+	Resolver discover.Resolver // of names among the addresses that are remembered; nil: the machine's
 	Logger   *slog.Logger
 	Hooks    Hooks
 	Failed   func(error) // the member can't go on (a store failed, …); called at most once, on a goroutine of its own
