@@ -77,6 +77,7 @@ func (f *life) run() {
 			return
 		case <-f.n.gossip.Changed():
 			f.step(f.view())
+			f.n.noteAddresses()
 			f.n.notify()
 		case ev := <-f.events:
 			f.step(ev)
@@ -89,6 +90,8 @@ func (f *life) run() {
 		case <-t.C:
 			if f.machine.Open() {
 				f.step(founding.Tick{})
+				f.n.noteAddresses()
+				f.n.storeAddresses()
 				t.Reset(lifeCalm)
 			} else {
 				f.step(f.view()) // which addresses have answered is no news to gossip
