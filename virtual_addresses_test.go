@@ -57,7 +57,7 @@ func (w *world) clusterID() wire.UUID {
 func TestVirtualCutLongerThanGossipRemembers(t *testing.T) {
 	virtual(t, 2, func(w *world) { // ten minutes of five members are seconds of a processor
 		voters := 3 + 2*(int(w.seed)%2)
-		w.add(5, func(m *member) { m.cfg.Voters = voters })
+		w.add(5, func(m *member) { m.cfg.Voters, m.cfg.SessionTTL = voters, 10*time.Second })
 		w.startVoters(voters)
 		cluster := w.clusterID()
 		var side []string

@@ -48,11 +48,6 @@ func (b *addressBook) learn(server wire.UUID, addr string) {
 	delete(b.places, oldest)
 }
 
-func (b *addressBook) get(server wire.UUID) (string, bool) {
-	p, ok := b.places[server]
-	return p.addr, ok
-}
-
 // byName is what raftlog stores.
 func (b *addressBook) byName() map[string]string {
 	out := make(map[string]string, len(b.places))
@@ -62,25 +57,28 @@ func (b *addressBook) byName() map[string]string {
 	return out
 }
 
-// addrOf resolves a server's UUID: where gossip says that it lives now, else what is remembered, else where gossip saw it last.
-func (n *Node) addrOf(server wire.UUID) (string, bool) {
-	n.mu.Lock()
-	self := n.ident.Server
-	n.mu.Unlock()
-	if server == self {
-		return n.cfg.SelfAddr, true
-	}
-	m, ok := latestRun(server, n.gossip.Members())
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if ok && lives(m) {
-		n.addrs.learn(server, m.Addr)
+// find is where server is: where it lives by what gossip says now, else what is remembered, else where gossip saw it last.
+func (b *addressBook) find(server wire.UUID, members []gossip.Member) (string, bool) {
+	m, seen := latestRun(server, members)
+	if seen && lives(m) {
+		b.learn(server, m.Addr)
 		return m.Addr, true
 	}
-	if addr, ok := n.addrs.get(server); ok {
-		return addr, true
+	if p, ok := b.places[server]; ok {
+		return p.addr, true
 	}
-	return m.Addr, ok
+	return m.Addr, seen
+}
+
+// addrOf resolves a server's UUID.
+func (n *Node) addrOf(server wire.UUID) (string, bool) {
+	members := n.gossip.Members()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if server == n.ident.Server {
+		return n.cfg.SelfAddr, true
+	}
+	return n.addrs.find(server, members)
 }
 
 // latestRun is the process that is server now. With a DataDir one server has several in turn, and gossip takes seconds to see that the one
