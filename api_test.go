@@ -36,6 +36,7 @@ var (
 	_ func(*distlock.Cluster, context.Context, io.Writer) error                                = (*distlock.Cluster).Backup
 	_ func(*distlock.Cluster, context.Context, io.Reader) error                                = (*distlock.Cluster).Restore
 	_ func(*distlock.Cluster, context.Context) error                                           = (*distlock.Cluster).Reform
+	_ func(string) func(context.Context) ([]string, error)                                     = distlock.PeersFile
 	_ func(context.Context) (distlock.Fence, bool)                                             = distlock.FenceFrom
 	_ func() distlock.Guard                                                                    = distlock.NewGuard
 	_ func(distlock.Guard, func(*http.Request) string, http.Handler) http.Handler              = distlock.RequireFence

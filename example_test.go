@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/godistlock/distlock"
@@ -203,6 +206,23 @@ func ExampleCluster_Watch() {
 	// Output:
 	// granted sku-42
 	// released sku-42
+}
+
+// The file of peers that a tool keeps up to date is read again whenever others are looked for.
+func ExamplePeersFile() {
+	dir, err := os.MkdirTemp("", "peers")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "peers")
+	if err := os.WriteFile(file, []byte("# written by the deployment\n127.0.0.1:17950\nshop 2\n"), 0o600); err != nil {
+		panic(err)
+	}
+	discover := distlock.PeersFile(file) // to be a Config's Discover
+	peers, err := discover(context.Background())
+	fmt.Println(peers, strings.Contains(err.Error(), "line 3"))
+	// Output: [127.0.0.1:17950] true
 }
 
 func ExampleCluster_Stats() {

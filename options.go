@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/godistlock/distlock/internal/address"
+	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/fault"
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/session"
@@ -55,10 +56,13 @@ type Config struct {
 	// Advertise is the host:port that the other processes dial. Own; the default is Bind, or, where that is every address of the
 	// machine (0.0.0.0), the address that its packets leave by.
 	Advertise string
-	// Peers are processes to ask for the others, each host:port; a host may be a DNS name that resolves to many. Own; they need
-	// not all be there, and this process may be among them.
+	// Peers are processes to ask for the others. Each is host:port, where the host may be a DNS name that resolves to many, all on that
+	// port; or, with no port, _service._proto.name, whose SRV records in the DNS name hosts and ports, such as
+	// _distlock._tcp.shop.default.svc.cluster.local for the port named distlock of a headless service of Kubernetes. Names are looked
+	// up again from time to time, and whenever others are missing. Own; they need not all be there, and this process may be among them.
 	Peers []string
-	// Discover answers more Peers. Own; it is asked at Join and again from time to time, with a context that bounds the call.
+	// Discover answers more Peers, of any kind that Peers may have. Own; it is asked at Join and again from time to time, with a context
+	// that bounds the call; what it answers beside an error is used. PeersFile makes one that reads a file.
 	Discover func(context.Context) ([]string, error)
 	// Group keeps clusters apart: those of different groups never mix. All; 1 to 64 bytes of printable UTF-8; the default is
 	// "distlock".
@@ -184,7 +188,9 @@ func (s *settings) settleAddresses(ctx context.Context, f *fault.List, m address
 		checkDialable(f, "Config.Advertise", s.Advertise)
 	}
 	for i, peer := range s.Peers {
-		checkDialable(f, fmt.Sprintf("Config.Peers[%d]", i), peer)
+		if err := discover.Check(peer); err != nil {
+			f.Invalid(fmt.Sprintf("Config.Peers[%d]", i), strconv.Quote(peer), "%w; name what other processes dial, or what resolves to it", err)
+		}
 	}
 }
 
@@ -262,6 +268,15 @@ func (s *settings) checkSecrets(f *fault.List) {
 	if s.TLS != nil {
 		f.Unsupported("Config.TLS")
 	}
+}
+
+// PeersFile makes a Config.Discover that reads the file at path, one peer a line, each as in Config.Peers. What follows a # is a comment, blank
+// lines don't count, and lines may end in CRLF. The file is read each time that it is asked, so that it may be replaced while processes run:
+// best by renaming another onto it, since one that is half written is read half. Its answer has an error that names the file where that is
+// missing or cannot be read, has lines that are no peers (the error names them and the other peers are used), more than 4,096 peers or more
+// than 1 MiB.
+func PeersFile(path string) func(context.Context) ([]string, error) {
+	return func(context.Context) ([]string, error) { return discover.ReadFile(path) }
 }
 
 // LockOption changes what one request asks for. A nil LockOption is ErrInvalid, as is what makes no sense, alone or together. While a process

@@ -57,7 +57,7 @@ func TestConfigDefaults(t *testing.T) {
 // What a user set stays.
 func TestConfigKeeps(t *testing.T) {
 	given := Config{
-		Name: "office 7, Zürich", Bind: "127.0.0.1:0", Advertise: "shop.example:80", Peers: []string{"a:1", "[fd00::1]:2"}, Group: "stock", Expect: 5, Voters: 7,
+		Name: "office 7, Zürich", Bind: "127.0.0.1:0", Advertise: "shop.example:80", Peers: []string{"a:1", "[fd00::1]:2", "_x._tcp.shop"}, Group: "stock", Expect: 5, Voters: 7,
 		NoVote: true, DataDir: "somewhere", Insecure: true, SessionTTL: 2 * time.Second, JoinTimeout: time.Millisecond,
 	}
 	s, err := given.settleOn(t.Context(), office)
@@ -134,6 +134,9 @@ func TestConfigNonsense(t *testing.T) {
 		{Config{Peers: []string{"a:1", "b"}}, []string{"Config.Peers[1]", `"b"`, "host:port"}},
 		{Config{Peers: []string{""}}, []string{"Config.Peers[0]", `""`}},
 		{Config{Peers: []string{"a:0"}}, []string{"Config.Peers[0]", "port 0"}},
+		{Config{Peers: []string{"_x"}}, []string{"Config.Peers[0]", `"_x"`, "host:port", "_distlock._tcp.shop.internal"}},
+		{Config{Peers: []string{"_x._tcp.shop:1"}}, []string{"Config.Peers[0]", "_x._tcp.shop:1", "no port", "leave it out"}},
+		{Config{Advertise: "_x._tcp.shop"}, []string{"Config.Advertise", "host:port"}},
 		{Config{Expect: -1}, []string{"Config.Expect", "-1", "1 to 1000"}},
 		{Config{Expect: 1001}, []string{"Config.Expect", "1001"}},
 		{Config{Voters: 2}, []string{"Config.Voters", "2", "1, 3, 5 or 7"}},

@@ -23,7 +23,8 @@ type surroundings struct {
 	clock   clock.Clock
 	proof   wire.Proof // of the machine; the rest is filled in per Cluster
 	machine address.Machine
-	hooks   node.Hooks // faults; of tests only
+	names   discover.Resolver // of peers; nil: the machine's
+	hooks   node.Hooks        // faults; of tests only
 }
 
 func machine() surroundings {
@@ -122,7 +123,7 @@ func (t *transport) nodeConfig(s *settings, env surroundings, failed func(error)
 		Dir: s.DataDir, Identity: id,
 		Expect: s.Expect, Voters: s.Voters, MayVote: !s.NoVote,
 		Alone: len(s.Peers) == 0 && s.Discover == nil, Loopback: isLoopback(t.listener.Addr()),
-		SelfAddr: dialable(t.listener.Addr()), Seeds: seeds(s), Logger: s.Logger, Hooks: env.hooks, Failed: failed,
+		SelfAddr: dialable(t.listener.Addr()), Seeds: seeds(s, env.names), Resolver: env.names, Logger: s.Logger, Hooks: env.hooks, Failed: failed,
 	}
 }
 
@@ -131,25 +132,29 @@ func isLoopback(a net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// seeds asks Peers and Discover for addresses to gossip with. What fails is an error beside what was found: some addresses are better than
-// none.
-func seeds(s *settings) func(context.Context) ([]string, error) {
-	var d *discovery
-	if s.Discover != nil {
-		d = &discovery{ask: s.Discover}
+// seeds asks Peers and Discover, side by side, for addresses to gossip with. What fails is an error beside what was found: some addresses are
+// better than none.
+func seeds(s *settings, names discover.Resolver) func(context.Context) ([]string, error) {
+	peers := func(ctx context.Context) ([]string, error) { return discover.Resolve(ctx, s.Peers, names) }
+	if s.Discover == nil {
+		return peers
 	}
+	d := &discovery{ask: s.Discover}
 	return func(ctx context.Context) ([]string, error) {
-		peers := s.Peers
-		var found []string
-		var derr error
-		if d != nil {
-			if found, derr = d.found(ctx); derr != nil {
-				derr = fmt.Errorf("Config.Discover: %w", derr)
-			}
-			peers = append(append([]string(nil), peers...), found...)
+		var static []string
+		var err error
+		looked := make(chan struct{})
+		go func() { // ends with the look-ups, and is waited for below
+			defer close(looked)
+			static, err = peers(ctx)
+		}()
+		found, derr := d.found(ctx)
+		more, rerr := discover.Resolve(ctx, found, names)
+		if derr = errors.Join(derr, rerr); derr != nil {
+			derr = fmt.Errorf("Config.Discover: %w", derr)
 		}
-		addrs, err := discover.Resolve(ctx, peers, nil)
-		return addrs, errors.Join(derr, err)
+		<-looked
+		return append(static, more...), errors.Join(err, derr)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/address"
+	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/node"
 	"github.com/godistlock/distlock/internal/simnet"
@@ -38,6 +39,7 @@ type world struct {
 	began   time.Time
 	logs    *logRing
 	peers   []string
+	names   discover.Resolver // nil: the machine's, which no test asks
 	members []*member
 	history *history
 }
@@ -230,7 +232,7 @@ func (m *member) newLife() *life {
 }
 
 func (m *member) joinAs(ctx context.Context, l *life) error {
-	c, err := join(ctx, m.cfg, surroundings{network: l, clock: m.clock, proof: m.proof, machine: address.Machine{}, hooks: m.hooks})
+	c, err := join(ctx, m.cfg, surroundings{network: l, clock: m.clock, proof: m.proof, machine: address.Machine{}, names: m.w.names, hooks: m.hooks})
 	if err != nil {
 		return err
 	}
@@ -280,6 +282,15 @@ func (m *member) thaw() {
 	m.clock.jump()
 	m.w.net.Thaw(m.ip)
 	m.w.history.paused(m.i, false)
+}
+
+// moveTo gives a member that does not run another host, as an orchestrator does: its name and its DataDir go along. Nobody is told.
+func (m *member) moveTo(ip string) {
+	if open := m.w.net.Open(m.ip); open != 0 {
+		m.w.t.Errorf("%s leaves %d sockets open at %s", m.cfg.Name, open, m.ip)
+	}
+	m.w.note("%s moves from %s to %s", m.cfg.Name, m.ip, ip)
+	m.ip, m.cfg.Bind = ip, ip+":7950"
 }
 
 func (w *world) running() []*member {

@@ -1,4 +1,4 @@
-// Package discover turns the peers that a user names into addresses that can be dialed.
+// Package discover turns the peers that a user names into addresses that can be dialed, and reads files of them.
 package discover
 
 import (
@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/godistlock/distlock/internal/address"
 )
@@ -17,43 +19,40 @@ const (
 	MaxPeers   = 4096 // given
 	MaxAddrs   = 8192 // answered
 	maxLookups = 16   // at once
+	maxTargets = 4096 // of services, looked up in one call
+	maxPorts   = 64   // of one of them
+	maxPerHost = 64   // addresses of a service's target: it is one host
 )
 
-// Lookup answers the addresses of a host name.
-type Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
-
-// System looks up as the machine does.
-func System(ctx context.Context, host string) ([]netip.Addr, error) {
-	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+// Resolver answers names. A *net.Resolver does, and a test's own.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	LookupSRV(ctx context.Context, service, proto, name string) (cname string, targets []*net.SRV, err error)
 }
 
-// Resolve answers the IP:port of every peer, in the order of peers and each once, without those in self. A peer is an IP or a name, with
-// a port; a name may stand for many processes, all on that port. Names are looked up side by side and a nil lookup is System's.
+// Resolve answers the IP:port of every peer, in the order of peers and each once, without those in self. A peer is an IP or a name with
+// a port, and a name may stand for many processes, all on that port; or it is the name of a service, whose SRV records name hosts and
+// their ports, all of which count, whatever their priority and weight. Names are looked up side by side; a nil resolver is the machine's.
 // What fails for one peer (a bad address, a name that doesn't resolve before ctx ends) is in the error, beside the others' addresses.
-func Resolve(ctx context.Context, peers []string, lookup Lookup, self ...string) ([]string, error) {
-	if lookup == nil {
-		lookup = System
+func Resolve(ctx context.Context, peers []string, resolver Resolver, self ...string) ([]string, error) {
+	if resolver == nil {
+		resolver = net.DefaultResolver
 	}
 	var errs []error
 	if len(peers) > MaxPeers {
 		errs = append(errs, fmt.Errorf("%d peers, only the first %d are used", len(peers), MaxPeers))
 		peers = peers[:MaxPeers]
 	}
+	s := &search{resolver: resolver, slots: make(chan struct{}, maxLookups)}
 	found := make([][]netip.AddrPort, len(peers))
 	failed := make([]error, len(peers))
-	done := make(chan int)
-	slots := make(chan struct{}, maxLookups)
+	var wg sync.WaitGroup
 	for i, peer := range peers {
-		go func() { // ends when lookup does; it is waited for below
-			slots <- struct{}{}
-			found[i], failed[i] = resolve(ctx, peer, lookup)
-			<-slots
-			done <- i
-		}()
+		wg.Go(func() { // ends with its lookups
+			found[i], failed[i] = s.peer(ctx, peer)
+		})
 	}
-	for range peers {
-		<-done
-	}
+	wg.Wait()
 
 	seen := make(map[string]bool, len(self))
 	for _, s := range self {
@@ -62,7 +61,7 @@ func Resolve(ctx context.Context, peers []string, lookup Lookup, self ...string)
 	var addrs []string
 	for i := range peers {
 		if failed[i] != nil {
-			errs = append(errs, failed[i])
+			errs = append(errs, fmt.Errorf("peer %q: %w", peers[i], failed[i]))
 		}
 		for _, ap := range found[i] {
 			if s := ap.String(); !seen[s] && len(addrs) < MaxAddrs {
@@ -74,31 +73,126 @@ func Resolve(ctx context.Context, peers []string, lookup Lookup, self ...string)
 	return addrs, errors.Join(errs...)
 }
 
-func resolve(ctx context.Context, peer string, lookup Lookup) ([]netip.AddrPort, error) {
-	if err := address.Dialable(peer); err != nil {
-		return nil, fmt.Errorf("peer %q: %w", peer, err)
+// search is one Resolve.
+type search struct {
+	resolver Resolver
+	slots    chan struct{} // cap maxLookups: held during a lookup
+	targets  atomic.Int64  // that were looked up, or refused for being too many
+}
+
+func (s *search) peer(ctx context.Context, peer string) ([]netip.AddrPort, error) {
+	if err := Check(peer); err != nil {
+		return nil, err
 	}
-	host, n, err := address.Split(peer)
+	if isService(peer) {
+		return s.service(ctx, peer)
+	}
+	host, port, err := address.Split(peer)
 	if err != nil {
-		return nil, fmt.Errorf("peer %q: %w", peer, err)
+		return nil, err
 	}
-	port := uint16(n)
+	ips, err := s.addrs(ctx, host, MaxAddrs)
+	return join(ips, []uint16{uint16(port)}), err
+}
+
+// service is all processes that the SRV records of name tell of. Where some targets don't resolve, as those of processes that have just ended,
+// the others are answered beside the error.
+func (s *search) service(ctx context.Context, name string) ([]netip.AddrPort, error) {
+	records, err := s.records(ctx, name)
+	var errs []error
+	if err != nil {
+		errs = append(errs, err)
+	}
+	ports := map[string][]uint16{} // of each target
+	var hosts []string
+	for _, r := range records {
+		switch known := ports[r.Target]; {
+		case r.Target == "." || r.Target == "": // RFC 2782: the service is decidedly not there
+		case r.Port == 0:
+			errs = append(errs, fmt.Errorf("its target %q has port 0", r.Target))
+		case len(known) < maxPorts:
+			if known == nil {
+				hosts = append(hosts, r.Target)
+			}
+			ports[r.Target] = append(known, r.Port)
+		}
+	}
+	if len(hosts) == 0 && len(errs) == 0 {
+		errs = append(errs, errors.New("the service has no processes"))
+	}
+	before := s.targets.Add(int64(len(hosts))) - int64(len(hosts))
+	if room := max(0, maxTargets-before); room < int64(len(hosts)) {
+		errs = append(errs, fmt.Errorf("the service has %d targets; with those of others, only %d are looked up", len(hosts), maxTargets))
+		hosts = hosts[:room]
+	}
+	found := make([][]netip.AddrPort, len(hosts))
+	failed := make([]error, len(hosts))
+	var wg sync.WaitGroup
+	for i, host := range hosts {
+		wg.Go(func() { // ends with its lookup
+			ips, err := s.addrs(ctx, host, maxPerHost)
+			if err != nil {
+				failed[i] = fmt.Errorf("its target %q: %w", host, err)
+			}
+			found[i] = join(ips, ports[host])
+		})
+	}
+	wg.Wait()
+	all := slices.Concat(found...)
+	slices.SortFunc(all, netip.AddrPort.Compare) // resolvers shuffle
+	return all, errors.Join(append(errs, failed...)...)
+}
+
+// records are the SRV records of name. Some may come beside an error: that others made no sense.
+func (s *search) records(ctx context.Context, name string) ([]*net.SRV, error) {
+	if err := s.take(ctx); err != nil {
+		return nil, err
+	}
+	defer s.give()
+	_, records, err := s.resolver.LookupSRV(ctx, "", "", name)
+	return records, err
+}
+
+// addrs is a host's addresses, at most limit.
+func (s *search) addrs(ctx context.Context, host string, limit int) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(a.Unmap(), port)}, nil
+		return []netip.Addr{a.Unmap()}, nil
 	}
-	ips, err := lookup(ctx, host)
+	if err := s.take(ctx); err != nil {
+		return nil, err
+	}
+	defer s.give()
+	ips, err := s.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return nil, fmt.Errorf("peer %q: %w", peer, err)
+		return nil, err
 	}
 	if len(ips) == 0 {
-		return nil, fmt.Errorf("peer %q: the name has no addresses", peer)
+		return nil, errors.New("the name has no addresses")
 	}
 	slices.SortFunc(ips, netip.Addr.Compare) // resolvers shuffle
-	var aps []netip.AddrPort
-	for _, ip := range ips[:min(len(ips), MaxAddrs)] {
-		aps = append(aps, netip.AddrPortFrom(ip.Unmap(), port))
+	return ips[:min(len(ips), limit)], nil
+}
+
+// take waits for a slot until ctx ends: addresses need none, and are answered even when lookups hang in all of them.
+func (s *search) take(ctx context.Context) error {
+	select {
+	case s.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("not looked up: %w", ctx.Err())
 	}
-	return aps, nil
+}
+
+func (s *search) give() { <-s.slots }
+
+func join(ips []netip.Addr, ports []uint16) []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, ip := range ips {
+		for _, port := range ports {
+			all = append(all, netip.AddrPortFrom(ip.Unmap(), port))
+		}
+	}
+	return all
 }
 
 // canonical is how Resolve would write s.

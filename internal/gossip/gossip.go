@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/hashicorp/memberlist"
 )
@@ -32,6 +33,11 @@ type Config struct {
 	// Seeds answers where others may be, and what it could not find out (a name that doesn't resolve) as an error beside them. Names among
 	// them are looked up. It is asked again from time to time, with a ctx that ends after lookupTimeout.
 	Seeds func(ctx context.Context) ([]string, error)
+	// Remembered answers where others once were; nil: nowhere. It is tried beside the seeds, with turns of its own: however many of these
+	// addresses are out of date, no seed is tried any later.
+	Remembered func() []string
+	// Resolver answers names among both; nil: the machine's.
+	Resolver discover.Resolver
 
 	// Advertise is the IP:port that others send packets to. When empty it is taken from Self.Addr, whose name is looked up.
 	Advertise string
@@ -53,6 +59,7 @@ type Gossip struct {
 	changed chan struct{} // cap 1
 	update  chan struct{} // cap 1: Self has changed
 	wake    chan struct{} // cap 1: whether to look for others may have changed
+	hurry   chan struct{} // cap 1: Hurry was called
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -83,7 +90,8 @@ func Start(cfg Config) (*Gossip, error) {
 	}
 	g := &Gossip{
 		cfg: cfg, log: cfg.Logger, node: cfg.Self.Instance.String(),
-		changed: make(chan struct{}, 1), update: make(chan struct{}, 1), wake: make(chan struct{}, 1), life: make(turn, 1),
+		changed: make(chan struct{}, 1), update: make(chan struct{}, 1), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		life: make(turn, 1),
 	}
 	g.members.init(cfg.Self, cfg.Logger)
 	g.seeds.init(advertise, cfg.Packets.LocalAddr())
@@ -142,6 +150,10 @@ func (g *Gossip) Conflicts() []Member { return g.members.conflicting() }
 
 // Changed has a value when Members may have changed.
 func (g *Gossip) Changed() <-chan struct{} { return g.changed }
+
+// Hurry has others looked for soon even though enough are seen: whoever calls it does not find whom it needs. Calls that go on make it ever
+// less soon.
+func (g *Gossip) Hurry() { hint(g.hurry) }
 
 // Update changes what this process says of itself. It returns at once; a burst of updates is sent as one.
 func (g *Gossip) Update(m Meta) {

@@ -16,15 +16,17 @@ import (
 )
 
 // How often others are looked for: from firstRetry on, doubling up to hurryRetry, while this process is alone or sees fewer than it
-// expects; then every calmRetry, so that two halves of a group that have forgotten each other meet again.
+// expects; then every calmRetry, so that two halves of a group that have forgotten each other meet again. Hurry brings the first round of
+// a calm time forward to firstHurry, and those that follow from there, doubling, back to calmRetry.
 const (
 	firstRetry = 50 * time.Millisecond
 	hurryRetry = 2 * time.Second
 	calmRetry  = 30 * time.Second
+	firstHurry = time.Second
 
-	maxSeeds     = 4096 // remembered
+	maxSeeds     = 4096 // noted
 	maxAttempts  = 32   // at once, while in a hurry
-	calmAttempts = 4    // a round, when not
+	calmAttempts = 4    // a round, when not; and of the remembered addresses always
 )
 
 // seedBook remembers what is known of the addresses that we were given.
@@ -36,6 +38,7 @@ type seedBook struct {
 	err      error                   // of the last time that Seeds was asked
 	known    map[netip.AddrPort]bool // whether an exchange with it has succeeded
 	current  []netip.AddrPort        // of the last time
+	old      []netip.AddrPort        // remembered from before, as of the last time
 	inFlight map[netip.AddrPort]bool
 }
 
@@ -50,13 +53,18 @@ func (b *seedBook) init(advertise netip.AddrPort, bound net.Addr) {
 	b.inFlight = map[netip.AddrPort]bool{}
 }
 
-// learn takes what Seeds answered, resolved.
-func (b *seedBook) learn(seeds []string, err error) {
+// learn takes what Seeds answered, and Remembered, resolved.
+func (b *seedBook) learn(seeds, old []string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked, b.err = true, err
-	b.current = b.current[:0]
-	for _, s := range seeds[:min(len(seeds), maxSeeds)] {
+	b.current = b.note(b.current[:0], seeds)
+	b.old = b.note(b.old[:0], old)
+}
+
+// note appends addrs to list, but for our own; b.mu is held.
+func (b *seedBook) note(list []netip.AddrPort, addrs []string) []netip.AddrPort {
+	for _, s := range addrs[:min(len(addrs), maxSeeds)] {
 		ap, err := netip.ParseAddrPort(s)
 		if err != nil {
 			continue // Resolve answers no such thing
@@ -64,20 +72,26 @@ func (b *seedBook) learn(seeds []string, err error) {
 		if ap = unmap(ap); slices.Contains(b.own, ap) {
 			continue
 		}
-		b.current = append(b.current, ap)
+		list = append(list, ap)
 		if _, ok := b.known[ap]; !ok && len(b.known) < maxSeeds {
 			b.known[ap] = false
 		}
 	}
+	return list
 }
 
-// begin picks up to n current seeds that are not in skip and not being tried, at random, and notes that they are being tried.
+// begin picks up to n current seeds and some remembered addresses that are not in skip and not being tried, at random, and notes that they are
+// being tried.
 func (b *seedBook) begin(n int, skip map[netip.AddrPort]bool) []netip.AddrPort {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return append(b.pick(b.current, n, skip), b.pick(b.old, calmAttempts, skip)...)
+}
+
+func (b *seedBook) pick(from []netip.AddrPort, n int, skip map[netip.AddrPort]bool) []netip.AddrPort {
 	var picked []netip.AddrPort
-	for _, i := range rand.Perm(len(b.current)) {
-		ap := b.current[i]
+	for _, i := range rand.Perm(len(from)) {
+		ap := from[i]
 		if len(b.inFlight) >= maxAttempts || len(picked) >= n {
 			break
 		}
@@ -126,7 +140,7 @@ func (g *Gossip) joiner() {
 	if g.cfg.Seeds == nil {
 		return
 	}
-	wait := firstRetry
+	wait, soon := firstRetry, firstHurry
 	for {
 		g.ask()
 		enough := g.members.enough()
@@ -138,28 +152,42 @@ func (g *Gossip) joiner() {
 		for _, ap := range g.seeds.begin(n, living) {
 			g.wg.Go(func() { g.attempt(ap) }) // ends with memberlist's stream time-out, or Shutdown
 		}
-		pause := wait
-		if enough {
-			pause, wait = calmRetry, firstRetry
-		} else {
-			wait = min(2*wait, hurryRetry)
+		if !enough {
+			if g.pause(jitter(wait), 0) == closed {
+				return
+			}
+			wait, soon = min(2*wait, hurryRetry), firstHurry
+			continue
 		}
-		if !g.pause(pause/2+rand.N(pause), enough) {
+		wait = firstRetry
+		switch g.pause(jitter(calmRetry), jitter(soon)) {
+		case closed:
 			return
+		case hurried:
+			soon = min(2*soon, calmRetry)
+		default:
+			soon = firstHurry
 		}
 	}
 }
+
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 func (g *Gossip) ask() {
 	ctx, cancel := context.WithTimeout(g.ctx, lookupTimeout)
 	defer cancel()
 	seeds, err := g.cfg.Seeds(ctx)
-	seeds, unresolved := discover.Resolve(ctx, seeds, nil) // mostly they are resolved already
-	err = errors.Join(err, unresolved)
-	if err != nil && g.ctx.Err() == nil && g.members.lines.due("seeds") {
+	seeds, unresolved := discover.Resolve(ctx, seeds, g.cfg.Resolver) // mostly they are resolved already
+	if err = errors.Join(err, unresolved); err != nil && g.ctx.Err() == nil && g.members.lines.due("seeds") {
 		g.log.Warn("gossip: not all peers could be looked up", "error", err)
 	}
-	g.seeds.learn(seeds, err)
+	var old []string
+	if g.cfg.Remembered != nil {
+		var gone error // of a process that is no more, as like as not: no news to people
+		old, gone = discover.Resolve(ctx, g.cfg.Remembered(), g.cfg.Resolver)
+		err = errors.Join(err, gone)
+	}
+	g.seeds.learn(seeds, old, err)
 }
 
 // attempt exchanges all that both sides know.
@@ -171,20 +199,35 @@ func (g *Gossip) attempt(ap netip.AddrPort) {
 	}
 }
 
-// pause waits for d, or until a calm pause is over because others are missing. It answers false once g is closed.
-func (g *Gossip) pause(d time.Duration, calm bool) bool {
+// ending is why a pause is over.
+type ending int
+
+const (
+	passed  ending = iota
+	hurried        // Hurry was called, which may have cut it short
+	closed
+)
+
+// pause waits for d. A calm one, which has a soon, is over when others are missing, and soon after it began when Hurry is called.
+func (g *Gossip) pause(d, soon time.Duration) ending {
+	began, end := time.Now(), passed
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
-			return true
+			return end
 		case <-g.wake:
-			if calm && !g.members.enough() {
-				return true
+			if soon > 0 && !g.members.enough() {
+				return passed
+			}
+		case <-g.hurry:
+			if soon > 0 && end != hurried {
+				end = hurried
+				timer.Reset(min(soon, d) - time.Since(began))
 			}
 		case <-g.ctx.Done():
-			return false
+			return closed
 		}
 	}
 }

@@ -2,10 +2,13 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +22,8 @@ type world struct {
 	net   *simnet.Net
 	seeds []string
 	procs map[int]*proc
+
+	change func(*Config) // of the next start; nil: as it is
 }
 
 type proc struct {
@@ -53,7 +58,7 @@ func (w *world) startWith(i, expect int, seeds []string) *proc {
 	}
 	self := meta(fmt.Sprint("p", i))
 	self.Addr, self.Expect = w.ip(i)+":7950", uint8(expect)
-	g, err := Start(Config{
+	cfg := Config{
 		Self: self, Group: "test", Packets: udp, Dial: h.Dial, Logger: testLogger(),
 		Accept: func(ctx context.Context) (net.Conn, error) {
 			stop := context.AfterFunc(ctx, func() { _ = tcp.Close() })
@@ -61,7 +66,11 @@ func (w *world) startWith(i, expect int, seeds []string) *proc {
 			return tcp.Accept()
 		},
 		Seeds: func(context.Context) ([]string, error) { return seeds, nil },
-	})
+	}
+	if w.change != nil {
+		w.change(&cfg)
+	}
+	g, err := Start(cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -249,4 +258,143 @@ func TestVirtualLeave(t *testing.T) {
 		w.close(2)
 		w.after(time.Second, states(3, map[int]State{2: Left}), 0, 1)
 	})
+}
+
+// startAt is start with more of the Config's own.
+func (w *world) startAt(i, expect int, change func(*Config)) *proc {
+	w.t.Helper()
+	w.change = change
+	defer func() { w.change = nil }()
+	return w.startWith(i, expect, nil)
+}
+
+// Seeds are asked, and names looked up, anew in every round: what a name stands for may move while others are looked for.
+func TestVirtualNamesAreLookedUpAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		defer w.end()
+		names := &oneName{ip: w.ip(2)} // where nobody is
+		p := w.startAt(0, 2, func(c *Config) {
+			c.Seeds = func(context.Context) ([]string, error) { return []string{"shop:7950"}, nil }
+			c.Resolver = names
+		})
+		w.startWith(1, 1, nil) // looks for nobody
+		time.Sleep(10 * time.Second)
+		w.after(0, "p0 alive", 0)
+		if got := p.KnownUnanswered(); len(got) != 1 || got[0] != w.ip(2)+":7950" {
+			t.Errorf("unanswered: %q", got)
+		}
+		names.move(w.ip(1))
+		t.Logf("found after %s", w.after(2*hurryRetry+streamTimeout, states(2, nil), 0, 1))
+	})
+}
+
+// oneName is a resolver to which every name stands for one address.
+type oneName struct {
+	mu sync.Mutex // guards ip
+	ip string
+}
+
+func (o *oneName) move(ip string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ip = ip
+}
+
+func (o *oneName) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return []netip.Addr{netip.MustParseAddr(o.ip)}, nil
+}
+
+func (o *oneName) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
+	return "", nil, errors.New("no services")
+}
+
+// A process that sees enough others and still not whom it needs has others looked for soon, and, if that goes on, ever less soon.
+func TestVirtualHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		defer w.end()
+		var asked []time.Time // of p0's goroutine that looks for others, then of the test
+		p := w.startAt(0, 2, func(c *Config) {
+			c.Seeds = func(context.Context) ([]string, error) {
+				asked = append(asked, time.Now())
+				return w.seeds, nil
+			}
+		})
+		w.startWith(1, 1, nil)
+		w.after(time.Second, states(2, nil), 0, 1)
+		time.Sleep(2 * calmRetry) // into a calm pause
+		w.startWith(2, 1, nil)
+		p.Hurry()
+		took := w.after(2*firstHurry, states(3, nil), 0)
+		t.Logf("found after %s", took)
+
+		began := time.Now()
+		for time.Since(began) < 5*time.Minute {
+			p.Hurry()
+			time.Sleep(100 * time.Millisecond)
+		}
+		synctest.Wait()
+		rounds := 0
+		for _, at := range asked {
+			if at.After(began) {
+				rounds++
+			}
+		}
+		if rounds < 10 || rounds > 25 {
+			t.Errorf("%d rounds in five minutes of hurry", rounds)
+		}
+		time.Sleep(3 * calmRetry)
+		began = time.Now()
+		n := len(asked)
+		p.Hurry()
+		time.Sleep(2 * firstHurry)
+		if synctest.Wait(); len(asked) == n {
+			t.Errorf("after a calm time, no round within %s", time.Since(began))
+		}
+	})
+}
+
+// However many remembered addresses lead nowhere, a seed is tried in every round; and where no seed is right, a remembered one finds the others.
+func TestVirtualRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		defer w.end()
+		old := []string{"no.longer.there:7950"}
+		for i := range 200 {
+			ip := fmt.Sprintf("10.0.1.%d", i)
+			w.net.Host(ip)
+			w.net.Cut(w.ip(0), ip) // whoever dials it waits
+			old = append(old, ip+":7950")
+		}
+		w.startWith(1, 1, nil)
+		first := w.startAt(0, 1, func(c *Config) {
+			c.Seeds = func(context.Context) ([]string, error) { return w.seeds, nil }
+			c.Remembered = func() []string { return old }
+			c.Resolver = nowhere{}
+		})
+		t.Logf("a seed found after %s", w.after(2*time.Second, states(2, nil), 0, 1))
+		time.Sleep(2 * calmRetry) // into a calm pause
+		w.startWith(2, 1, nil)
+		t.Logf("another in the next calm round, after %s", w.after(2*calmRetry, states(3, nil), 0))
+		if got := first.KnownUnanswered(); !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "no.longer.there") }) {
+			t.Errorf("a remembered name that doesn't resolve may hide somebody, and is not in %q", got)
+		}
+		w.crash(0)
+		w.after(20*time.Second, states(3, map[int]State{0: Failed}), 1, 2)
+		w.startAt(0, 3, func(c *Config) {
+			c.Seeds = func(context.Context) ([]string, error) { return nil, nil }
+			c.Remembered = func() []string { return []string{w.seeds[1]} }
+		})
+		t.Logf("without seeds after %s", w.after(2*time.Second, states(3, nil), 0))
+	})
+}
+
+// nowhere is a resolver that knows no name.
+type nowhere struct{ *oneName }
+
+func (nowhere) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return nil, &net.DNSError{Err: "no such host", Name: "no.longer.there", IsNotFound: true}
 }

@@ -18,12 +18,17 @@ const (
 	retryDoubles = 8                      // rounds after which the pause doubles
 	linkTimeout  = 300 * time.Millisecond // of one round
 	maxAsked     = 5                      // processes asked in one round
+	hurryAfter   = time.Second            // of finding nobody: an election takes less, so the leader may be one that gossip has not found
 )
 
 // Link finds the leader and opens a session's way to it. It blocks until there is one or ctx ends.
 func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error) {
+	began := time.Now()
 	for round := 0; ; round++ {
 		changed := n.Changed()
+		if time.Since(began) >= hurryAfter {
+			n.gossip.Hurry()
+		}
 		if n.Open() { // before, nobody is given a session
 			if k := n.tryLink(ctx, sink); k != nil {
 				return k, nil
@@ -236,7 +241,7 @@ func (n *Node) whoMightLead() []wire.UUID {
 	out = append(out, voters...)
 	if len(voters) == 0 { // restarted, and gossip has not come round yet: ask those that were stored
 		n.mu.Lock()
-		for u := range n.addrs {
+		for u := range n.addrs.places {
 			out = append(out, u)
 		}
 		n.mu.Unlock()

@@ -86,6 +86,7 @@ func (f *life) run() {
 			return
 		case <-f.n.gossip.Changed():
 			f.step(f.view())
+			f.n.noteAddresses()
 			f.n.notify()
 		case ev := <-f.events:
 			f.step(ev)
@@ -102,6 +103,8 @@ func (f *life) run() {
 				f.step(founding.Tick{})
 				f.checkSeat()
 				f.checkTwin()
+				f.n.noteAddresses()
+				f.n.storeAddresses()
 				t.Reset(lifeCalm)
 			} else {
 				f.step(f.view()) // which addresses have answered is no news to gossip

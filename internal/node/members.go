@@ -1,9 +1,6 @@
 package node
 
 import (
-	"context"
-	"slices"
-
 	"github.com/hashicorp/raft"
 
 	"github.com/godistlock/distlock/internal/gossip"
@@ -159,55 +156,6 @@ func (n *Node) meta() gossip.Meta {
 		Standby: seats[n.ident.Server] == roster.Nonvoter,
 		Leaving: n.resigned.Load(), Parting: n.parting.Load(), Started: n.started,
 	}
-}
-
-// addrOf resolves a server's UUID: what gossip says now, else what is remembered.
-func (n *Node) addrOf(server wire.UUID) (string, bool) {
-	n.mu.Lock()
-	self := n.ident.Server
-	n.mu.Unlock()
-	if server == self {
-		return n.cfg.SelfAddr, true
-	}
-	for _, m := range n.gossip.Members() {
-		if m.Server == server && m.State != gossip.Left {
-			n.remember(server, m.Addr)
-			return m.Addr, true
-		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	addr, ok := n.addrs[server]
-	return addr, ok
-}
-
-// maxAddrs bounds the addresses that are remembered; a fleet has few servers that run Raft.
-const maxAddrs = 256
-
-func (n *Node) remember(server wire.UUID, addr string) {
-	if server.IsZero() || addr == "" {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, ok := n.addrs[server]; ok || len(n.addrs) < maxAddrs {
-		n.addrs[server] = addr
-	}
-}
-
-// seeds are the configured addresses and those remembered from before a restart. What can't be resolved comes as an error beside them.
-func (n *Node) seeds(ctx context.Context) ([]string, error) {
-	out, err := n.cfg.Seeds(ctx)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var stored []string
-	for _, addr := range n.addrs {
-		if addr != n.cfg.Addr && !slices.Contains(out, addr) {
-			stored = append(stored, addr)
-		}
-	}
-	slices.Sort(stored)
-	return append(out, stored...), err
 }
 
 func firstConfiguration(bootstrap bool, voters []wire.UUID) *raft.Configuration {

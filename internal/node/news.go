@@ -54,16 +54,13 @@ func (n *Node) saveIdentity(saved founding.Saved) error {
 	w := wire.NewWriter()
 	saved.Encode(w)
 	n.ident.Founding = append([]byte(nil), w.Bytes()...)
-	n.ident.Peers = make(map[string]string, len(n.addrs))
-	for server, addr := range n.addrs {
-		n.ident.Peers[server.String()] = addr
-	}
+	n.ident.Peers = n.addrs.byName()
 	ident := n.ident
 	n.mu.Unlock()
 	if n.cfg.Dir == "" {
 		return nil
 	}
-	return raftlog.SaveIdentity(n.cfg.Dir, ident)
+	return n.store(ident)
 }
 
 // settle makes the cluster that this process belongs to known to all who ask.
@@ -109,7 +106,7 @@ func (n *Node) restoreIdentity() (founding.Saved, error) {
 	n.ident.Server, n.ident.Cluster, n.open = saved.Server, saved.Cluster, saved.Open
 	for id, addr := range n.ident.Peers {
 		if server, err := wire.ParseUUID(id); err == nil {
-			n.addrs[server] = addr
+			n.addrs.learn(server, addr)
 		}
 	}
 	return saved, nil

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/hclogx"
 	"github.com/godistlock/distlock/internal/mux"
@@ -40,6 +41,7 @@ type Config struct {
 	Loopback bool   // bound to loopback: a lone process need not listen for others first
 	SelfAddr string // where this process reaches its own port
 	Seeds    func(context.Context) ([]string, error)
+	Resolver discover.Resolver // of names among the addresses that are remembered; nil: the machine's
 	Logger   *slog.Logger
 	Hooks    Hooks
 	Failed   func(error) // the member can't go on (a store failed, …); called at most once, on a goroutine of its own
@@ -65,6 +67,9 @@ type Node struct {
 	group atomic.Pointer[group] // written by the life loop only; nil while this process runs no Raft
 	lead  atomic.Pointer[lead]  // written by the lead loop only; nil while this process does not lead
 
+	stored   raftlog.Identity // as it lies in Dir; of the life loop only
+	storedAt time.Time        // of the life loop only
+
 	pages     pages
 	failOnce  sync.Once
 	failed    atomic.Bool // fail was called: no Raft traffic any more
@@ -77,11 +82,11 @@ type Node struct {
 
 	mu          sync.Mutex // guards the fields below
 	ident       raftlog.Identity
-	open        bool                 // the cluster is known to have opened
-	raftCluster wire.UUID            // the cluster whose Raft streams are taken and opened; zero while Raft does not run
-	addrs       map[wire.UUID]string // last known address of each server
-	last        wire.UUID            // the leader that the last link went to
-	changed     chan struct{}        // closed and replaced when leadership or membership moved
+	open        bool          // the cluster is known to have opened
+	raftCluster wire.UUID     // the cluster whose Raft streams are taken and opened; zero while Raft does not run
+	addrs       addressBook   // where servers were when last heard of
+	last        wire.UUID     // the leader that the last link went to
+	changed     chan struct{} // closed and replaced when leadership or membership moved
 	peers       map[*peerConn]*rpc.Conn
 	watches     int       // calls of Watch that have not ended
 	settledAt   time.Time // when the leader last said that this process's role stands
@@ -92,7 +97,7 @@ type Node struct {
 func Start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, ident: cfg.Identity,
-		addrs: make(map[wire.UUID]string), changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
+		stored: cfg.Identity, changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
 	}
 	n.turn.replace = cfg.Dir == ""
 	n.started = gossip.Millis(cfg.Hooks.wall())
@@ -104,7 +109,8 @@ func Start(cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Logger: cfg.Logger})
 	n.gossip, err = gossip.Start(gossip.Config{
-		Self: n.meta(), Group: cfg.Group, Packets: cfg.Packets, Logger: cfg.Logger, Seeds: n.seeds,
+		Self: n.meta(), Group: cfg.Group, Packets: cfg.Packets, Logger: cfg.Logger,
+		Seeds: cfg.Seeds, Remembered: n.remembered, Resolver: cfg.Resolver,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			conn, _, err := n.mux.Dial(ctx, addr, wire.KindGossip, wire.UUID{})
 			return conn, err
