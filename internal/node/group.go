@@ -39,7 +39,8 @@ const (
 // groupConfig is what one process's part in the Raft group needs.
 type groupConfig struct {
 	server  wire.UUID
-	dir     string // "" keeps log and snapshots in memory
+	dir     string  // "" keeps log and snapshots in memory
+	memory  *memory // with no dir: where they are
 	streams *streamLayer
 	logger  hclog.Logger
 	observe func(*raftfsm.Result)
@@ -110,9 +111,20 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 	return g, nil
 }
 
+// memory is what a process without DataDir keeps of its group. It outlives a group that is stopped and started again: a server that came back
+// without its log could vote twice in a term, and forget entries that were committed with its help.
+type memory struct {
+	log       raftlog.Store
+	snapshots raft.SnapshotStore
+}
+
+func newMemory() *memory {
+	return &memory{log: raftlog.Memory(), snapshots: raftlog.MemorySnapshots()}
+}
+
 func openStores(cfg groupConfig) (raftlog.Store, raft.SnapshotStore, error) {
 	if cfg.dir == "" {
-		return raftlog.Memory(), raftlog.MemorySnapshots(), nil
+		return cfg.memory.log, cfg.memory.snapshots, nil
 	}
 	store, err := raftlog.OpenBolt(cfg.dir)
 	if err != nil {

@@ -32,7 +32,8 @@ type life struct {
 	asking  bool // a question to the leader is under way
 	answers chan founding.Led
 	group   *group
-	booted  bool // this process wrote the group's first configuration
+	booted  bool    // this process wrote the group's first configuration
+	memory  *memory // of this server's Raft; with DataDir unused
 }
 
 // enlistment is the leader's wish that this process runs Raft.
@@ -50,7 +51,7 @@ func newLife(n *Node, saved founding.Saved) *life {
 	}
 	return &life{
 		n: n, machine: founding.New(cfg, saved), clock: clock.Monotonic(),
-		events: make(chan founding.Event, maxFounding), enlists: make(chan enlistment), answers: make(chan founding.Led, 1),
+		memory: newMemory(), events: make(chan founding.Event, maxFounding), enlists: make(chan enlistment), answers: make(chan founding.Led, 1),
 	}
 }
 
@@ -242,7 +243,7 @@ func (f *life) startRaft(a founding.StartRaft) error {
 
 func (f *life) start(cluster wire.UUID, bootstrap bool, voters []wire.UUID) error {
 	f.n.setRaftCluster(cluster)
-	g, err := f.n.startGroup(bootstrap, voters)
+	g, err := f.n.startGroup(bootstrap, voters, f.memory)
 	if err != nil {
 		return fmt.Errorf("raft did not start: %w", err)
 	}
@@ -299,6 +300,7 @@ func (f *life) stopRaft(a founding.StopRaft) error {
 		}
 	}
 	if a.Wipe {
+		f.memory = newMemory()
 		if f.n.cfg.Dir == "" {
 			return nil
 		}

@@ -228,13 +228,13 @@ func (n *Node) Changed() <-chan struct{} {
 }
 
 // startGroup runs Raft on this process. The life loop calls it.
-func (n *Node) startGroup(bootstrap bool, voters []wire.UUID) (*group, error) {
+func (n *Node) startGroup(bootstrap bool, voters []wire.UUID, kept *memory) (*group, error) {
 	if n.muted.Swap(false) { // by the group before, whose store was let go while it hung: this one's guard sees for itself
 		n.mux.Mute(wire.KindRaft, n.failed.Load())
 	}
 	server := n.serverID()
 	cfg := groupConfig{
-		server: server, dir: n.cfg.Dir, logger: hclogx.New(n.logger),
+		server: server, dir: n.cfg.Dir, memory: kept, logger: hclogx.New(n.logger),
 		streams: newStreamLayer(server, n.mux, n.addrOf),
 		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
 		mute: n.mute,
