@@ -124,6 +124,7 @@ func (f *life) step(ev founding.Event) (acted bool) {
 		}
 		acted = true
 	}
+	f.n.setWaiting(f.machine.Waiting())
 	if f.machine.Cluster() != was || f.machine.Open() != wasOpen {
 		f.n.settle(f.machine.Cluster(), f.machine.Open())
 	}

@@ -73,6 +73,7 @@ type Node struct {
 	mu          sync.Mutex // guards the fields below
 	ident       raftlog.Identity
 	open        bool                 // the cluster is known to have opened
+	waiting     string               // what the first start waits for, in words
 	raftCluster wire.UUID            // the cluster whose Raft streams are taken and opened; zero while Raft does not run
 	addrs       map[wire.UUID]string // last known address of each server
 	last        wire.UUID            // the leader that the last link went to
@@ -118,6 +119,7 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n.announcer = newAnnouncer(n.meta, n.gossip.Update)
 	n.life = newLife(n, saved)
+	n.waiting = n.life.machine.Waiting()
 	n.wg.Go(n.acceptCalls) // all three end with ctx
 	n.wg.Go(n.life.run)
 	n.wg.Go(n.leadLoop)
