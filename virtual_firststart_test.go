@@ -132,6 +132,23 @@ func TestVirtualFirstStart(t *testing.T) {
 					plan(begin, func() { w.note("crash %s", victim.cfg.Name); victim.crash() })
 					plan(back, func() { w.note("%s comes back", victim.cfg.Name); victim.begin() })
 				}
+				if w.rng.IntN(3) == 0 {
+					sleeper := w.members[w.rng.IntN(n)]
+					begin := starts[sleeper.i] + time.Duration(w.rng.Int64N(int64(300*time.Millisecond)))
+					wake := begin + time.Duration(w.rng.Int64N(int64(15*time.Second)))
+					plan(begin, func() { w.note("pause %s", sleeper.cfg.Name); sleeper.pause() })
+					plan(wake, func() { w.note("%s goes on", sleeper.cfg.Name); sleeper.thaw() })
+				}
+				if w.rng.IntN(3) == 0 {
+					from, to := w.members[w.rng.IntN(n)], w.members[w.rng.IntN(n)]
+					begin := time.Duration(w.rng.Int64N(int64(300 * time.Millisecond)))
+					heal := begin + time.Duration(w.rng.Int64N(int64(15*time.Second)))
+					plan(begin, func() {
+						w.note("nothing passes from %s to %s", from.cfg.Name, to.cfg.Name)
+						w.net.CutOneWay(from.ip, to.ip)
+					})
+					plan(heal, func() { w.note("heal"); w.net.HealAll() })
+				}
 				if w.rng.IntN(2) == 0 {
 					side := []string{}
 					for _, i := range w.rng.Perm(n)[:1+w.rng.IntN(n-1)] {
@@ -147,16 +164,124 @@ func TestVirtualFirstStart(t *testing.T) {
 					time.Sleep(time.Until(w.began.Add(e.at)))
 					e.do()
 				}
-				w.joined(5 * time.Minute)
-				if all := seen.end(); len(all) != 1 {
-					w.errorf("%d clusters have opened: %v", len(all), all)
-				}
+				w.oneOpened(seen)
 				took := time.Since(w.began)
 				w.recovers(2 * time.Minute) // a cluster whose past is not known is silent for one
 				w.t.Logf("all joined after %s", took)
 			})
 		})
 	}
+}
+
+// atWrite does something once m writes to a stream for the step-th time, counted from 0; gossip does not count. The answer waits for that.
+func (w *world) atWrite(m *member, step int, do func()) (await func()) {
+	w.t.Helper()
+	reached := make(chan struct{})
+	writes := 0
+	var mu sync.Mutex // guards writes
+	w.net.Tap(func(x simnet.Write) (int, simnet.Fate) {
+		if x.From != m.ip || x.Kind == wire.KindGossip {
+			return 0, simnet.Deliver
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if writes++; writes == step+1 {
+			w.note("write %d of %s, to %s", step, m.cfg.Name, x.To)
+			do()
+			close(reached)
+		}
+		return 0, simnet.Deliver
+	})
+	return func() {
+		w.t.Helper()
+		select {
+		case <-reached:
+		case <-time.After(30 * time.Second):
+			w.fatalf("%s does not make its write %d", m.cfg.Name, step)
+		}
+		w.net.Tap(nil)
+	}
+}
+
+// oneOpened waits for all to have joined, and checks that no cluster but theirs has ever opened.
+func (w *world) oneOpened(seen *opened) {
+	w.t.Helper()
+	w.joined(5 * time.Minute)
+	if all := seen.end(); len(all) != 1 {
+		w.errorf("%d clusters have opened: %v", len(all), all)
+	}
+}
+
+// One of three members that start together is paused with its n-th write, for every n until it has joined, and goes on sooner or later: what
+// it was about to do comes late, and what it knows is old.
+func TestVirtualFirstStartPauseAtEveryStep(t *testing.T) {
+	virtual(t, 6, func(w *world) {
+		step, who := w.rng.IntN(40), int(w.seed)%3
+		lasts := []time.Duration{time.Second, 4 * time.Second, 7 * time.Second, 12 * time.Second, 30 * time.Second}[w.rng.IntN(5)]
+		w.add(3, restarts, func(m *member) { m.cfg.JoinTimeout = 10 * time.Minute })
+		victim := w.members[who]
+		paused := w.atWrite(victim, step, func() { victim.pause() })
+		seen := w.watchOpened()
+		defer seen.end()
+		for _, i := range w.rng.Perm(3) {
+			w.members[i].begin()
+		}
+		paused()
+		time.Sleep(lasts)
+		victim.thaw()
+		w.oneOpened(seen)
+		took := time.Since(w.began)
+		w.recovers(2 * time.Minute)
+		w.t.Logf("%s was paused at write %d for %s; all joined after %s", victim.cfg.Name, step, lasts, took)
+	})
+}
+
+// A member with a lower name than the three that begin a cluster starts with the n-th write of one of these, for every n.
+func TestVirtualFirstStartLowerNameAtEveryStep(t *testing.T) {
+	virtual(t, 6, func(w *world) {
+		step, who := w.rng.IntN(40), 1+int(w.seed)%3
+		w.add(4, restarts, func(m *member) { m.cfg.JoinTimeout, m.cfg.Expect = 10*time.Minute, 3 })
+		reached := w.atWrite(w.members[who], step, func() {})
+		seen := w.watchOpened()
+		defer seen.end()
+		for _, i := range w.rng.Perm(3) {
+			w.members[1+i].begin()
+		}
+		reached()
+		w.members[0].begin()
+		w.oneOpened(seen)
+		took := time.Since(w.began)
+		w.recovers(2 * time.Minute)
+		w.t.Logf("m0 started at write %d of %s; all joined after %s", step, w.members[who].cfg.Name, took)
+	})
+}
+
+// Two of three come to nothing, and Join's error says who was seen and how many are missing; when the third one comes they all join.
+func TestVirtualTooFewSayWhomTheyWaitFor(t *testing.T) {
+	virtual(t, 2, func(w *world) {
+		w.add(3, restarts, func(m *member) { m.cfg.JoinTimeout = 20 * time.Second })
+		two := w.members[1:]
+		for _, m := range two {
+			m.begin()
+		}
+		for _, m := range two {
+			<-m.joining.done
+			err := m.joining.err
+			if !errors.Is(err, ErrNoQuorum) {
+				w.fatalf("%s joins alone: %v", m.cfg.Name, err)
+			}
+			for _, want := range []string{`sees 2 of the 3 processes (Expect)`, `"m1", "m2"`, "it waits for 1 more", "missing: " + w.members[0].cfg.Bind} {
+				if !strings.Contains(err.Error(), want) {
+					w.errorf("%s does not say %q: %v", m.cfg.Name, want, err)
+				}
+			}
+		}
+		for _, m := range w.members {
+			m.cfg.JoinTimeout = 10 * time.Minute
+			m.begin()
+		}
+		w.joined(5 * time.Minute)
+	})
 }
 
 // One of three members that start together crashes with its n-th write, for every n until it has joined, and comes back at once or later.
@@ -175,40 +300,17 @@ func TestVirtualFirstStartCrashAtEveryStep(t *testing.T) {
 				after := []time.Duration{0, 100 * time.Millisecond, 4 * time.Second}[w.rng.IntN(3)]
 				w.add(3, restarts, func(m *member) { m.cfg.JoinTimeout = 10 * time.Minute })
 				victim := w.members[who]
-				crashed := make(chan struct{})
-				writes := 0
-				var mu sync.Mutex // guards writes
-				w.net.Tap(func(x simnet.Write) (int, simnet.Fate) {
-					if x.From != victim.ip || x.Kind == wire.KindGossip {
-						return 0, simnet.Deliver
-					}
-					mu.Lock()
-					defer mu.Unlock()
-					if writes++; writes == step+1 {
-						w.note("crash %s at write %d, to %s", victim.cfg.Name, step, x.To)
-						victim.unplug()
-						close(crashed)
-					}
-					return 0, simnet.Deliver
-				})
+				crashed := w.atWrite(victim, step, func() { victim.unplug() })
 				seen := w.watchOpened()
 				defer seen.end()
 				for _, i := range w.rng.Perm(3) {
 					w.members[i].begin()
 				}
-				select {
-				case <-crashed:
-				case <-time.After(30 * time.Second):
-					w.fatalf("%s has made %d writes only", victim.cfg.Name, writes)
-				}
+				crashed()
 				victim.crash()
-				w.net.Tap(nil)
 				time.Sleep(after)
 				victim.begin()
-				w.joined(5 * time.Minute)
-				if all := seen.end(); len(all) != 1 {
-					w.errorf("%d clusters have opened: %v", len(all), all)
-				}
+				w.oneOpened(seen)
 				took := time.Since(w.began)
 				w.recovers(2 * time.Minute)
 				w.t.Logf("%s crashed at write %d, back after %s; all joined after %s", victim.cfg.Name, step, after, took)

@@ -144,9 +144,7 @@ func (m *Machine) announce() {
 		m.send(p.Instance, wire.Founding{Kind: wire.FoundingBegun, Cluster: m.s.Cluster, Charter: m.s.Charter})
 	}
 	if leaderless && m.now-b.at >= 2*m.t.GiveUp {
-		m.remind("leaderless", "cluster %v has begun but not opened, and has no leader: too few of its %d founding voters are here. "+
-			"It goes on when they return; if they are lost for good, restart this process (with DataDir: on an empty one)",
-			m.s.Cluster, len(m.s.Charter.Voters))
+		m.remind("leaderless", "%s", m.waitingBound())
 	}
 }
 

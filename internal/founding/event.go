@@ -105,7 +105,7 @@ type (
 	}
 
 	// StopRaft ends Raft for Cluster, if it runs, and with Wipe removes its log, votes and snapshots and closes its sessions.
-	// Without Wipe it is answered by Stopped.
+	// Without Wipe the log stays, in memory too, since the same server may start again; it is answered by Stopped.
 	StopRaft struct {
 		Cluster wire.UUID
 		Wipe    bool

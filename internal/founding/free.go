@@ -1,6 +1,7 @@
 package founding
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/godistlock/distlock/internal/wire"
@@ -65,21 +66,8 @@ func (m *Machine) idle() {
 	if !m.cfg.Self.MayVote || m.cfg.Expect > 1 && !m.viewed || m.cfg.Expect == 1 && !m.cfg.Alone && !m.viewed {
 		return
 	}
-	free, willing, lower, bound := 1, 1, 0, 0
-	for _, p := range m.peers {
-		if !p.Cluster.IsZero() {
-			bound++
-			continue
-		}
-		free++
-		if p.MayVote {
-			willing++
-			if p.before(m.self()) {
-				lower++
-			}
-		}
-	}
-	if free < m.cfg.Expect {
+	c := m.census()
+	if len(c.free) < m.cfg.Expect {
 		m.eligible = -1
 		return
 	}
@@ -87,13 +75,13 @@ func (m *Machine) idle() {
 		m.eligible = m.now
 	}
 	// A lower name that is paused, or sees too few, must not hold up the rest for ever.
-	wait := time.Duration(lower) * m.t.Patience
-	if willing < m.cfg.Voters && m.cfg.Expect > 1 {
+	wait := time.Duration(c.lower) * m.t.Patience
+	if c.willing < m.cfg.Voters && m.cfg.Expect > 1 {
 		wait = max(wait, m.t.Settle) // a configuration of three survives any one of them
 	}
 	// An address that answers a little late must not cost a minute of silence; nor must a process for whom one is enough found a cluster beside
 	// the one that its peers have, or are about to open.
-	if m.silent() || bound > 0 || m.cfg.Expect == 1 && !m.cfg.Alone && m.unanswered {
+	if m.silent() || len(c.bound) > 0 || m.cfg.Expect == 1 && !m.cfg.Alone && m.unanswered {
 		wait = max(wait, m.t.Patience)
 	}
 	if m.now >= m.nextTry && m.now-m.eligible >= wait {
@@ -176,12 +164,18 @@ func (m *Machine) driveRound() {
 		return
 	}
 	if m.now >= r.deadline {
-		m.abort("not all of the invited processes answered in time", nil)
+		var mute []string
+		for _, p := range r.invited {
+			if !r.accepted[p.Instance] {
+				mute = append(mute, p.Name)
+			}
+		}
+		m.abort(fmt.Sprintf("no answer in time of %s", quote(mute)), nil)
 		return
 	}
 	for _, p := range r.invited {
 		if !m.sees(p.Instance) {
-			m.abort("an invited process is gone", &p)
+			m.abort(fmt.Sprintf("%q, which was invited, is gone", p.Name), &p)
 			return
 		}
 	}
@@ -201,7 +195,7 @@ func (m *Machine) driveRound() {
 // abort releases all who accepted. Those who did not answer, or blamed, are left out next time if possible.
 func (m *Machine) abort(why string, blamed *Process) {
 	r, cluster := m.round, m.s.Accepted
-	m.round = nil
+	m.round, m.failure = nil, why
 	m.nextTry = m.now + m.t.Retry<<min(m.failures, 4)
 	m.failures++
 	m.refuse()

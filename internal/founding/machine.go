@@ -64,12 +64,16 @@ type Machine struct {
 	shunned    map[wire.UUID]time.Duration // instance: until when
 	logged     map[string]time.Duration    // keys are constants
 
+	differs   string // of whom Expect differs, for people
+	differsAt time.Duration
+
 	// While free.
 	round    *round
 	rounds   uint64        // numbers the rounds of this instance
 	eligible time.Duration // since when this process could invite; -1: it can't
 	nextTry  time.Duration // no round begins before
 	failures int           // rounds given up
+	failure  string        // why the last was, for people
 	asked    time.Duration // when a charter was last asked for
 
 	// While an invitation of another is accepted.
@@ -79,6 +83,7 @@ type Machine struct {
 
 	// While belonging to a cluster.
 	bound bound
+	names map[wire.UUID]string // of the charter's voters, as far as they have been seen
 }
 
 // New returns a Machine that begins with its first Step. The zero Saved is a new process's.
@@ -139,6 +144,9 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 		m.driveGuest()
 	default:
 		m.driveBound()
+	}
+	if !m.s.Charter.IsZero() {
+		m.learnNames()
 	}
 	return m.out
 }
@@ -269,7 +277,7 @@ func (m *Machine) refuse() {
 	}
 	m.s.Accepted, m.s.Cluster, m.s.Charter = wire.UUID{}, wire.UUID{}, wire.Charter{}
 	m.s.Bootstrap, m.s.Confirmed, m.s.Open = false, false, false
-	m.host, m.hostRound = Process{}, 0
+	m.host, m.hostRound, m.names = Process{}, 0, nil
 	m.remember(cluster)
 }
 

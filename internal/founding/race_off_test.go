@@ -2,4 +2,7 @@
 
 package founding
 
-const defaultSeeds = 10000
+const (
+	defaultSeeds = 5000
+	raceDetector = false
+)

@@ -2,4 +2,7 @@
 
 package founding
 
-const defaultSeeds = 500 // a tenth of the speed
+const (
+	defaultSeeds = 500 // a tenth of the speed
+	raceDetector = true
+)

@@ -43,6 +43,7 @@ func (m *Machine) invited(from Process, msg wire.Founding) {
 	case c.Expect != m.cfg.Expect:
 		answer.Verdict = wire.VerdictRefused
 		answer.Text = fmt.Sprintf("%q has Expect %d, the inviting %q has %d", m.cfg.Self.Name, m.cfg.Expect, from.Name, c.Expect)
+		m.differs, m.differsAt = answer.Text, m.now
 		m.remind("expect", "an invitation is refused: %s; all members must be given the same", answer.Text)
 	case !m.free(from, msg.Round):
 		answer.Verdict = wire.VerdictBusy
@@ -101,6 +102,7 @@ func (m *Machine) answered(from Process, msg wire.Founding) {
 			}
 		case wire.VerdictRefused, wire.VerdictKnown:
 			if msg.Text != "" {
+				m.differs, m.differsAt = msg.Text, m.now
 				m.remind("expect", "an invitation was refused: %s; all members must be given the same", msg.Text)
 			}
 			m.abort(fmt.Sprintf("%q refused", p.Name), &p)

@@ -25,10 +25,16 @@ type sim struct {
 	trace  *strings.Builder // nil: none is kept
 
 	plan   plan
-	calm   bool // faults have stopped
-	side   []int
-	broken []string // what must not be
-	lost   bool     // a process in memory has crashed: something was forgotten
+	calm   bool                // faults have stopped
+	side   []int               // of a cut, of each process
+	deaf   map[[2]int]bool     // nothing passes from the one to the other
+	broken []string            // what must not be
+	lost   bool                // a process in memory has crashed, or a directory was lost: something was forgotten
+	enough time.Duration       // when as many as Expect had started; 0: not yet
+	struck bool                // there has been a fault
+	owner  map[wire.UUID]*proc // of each server that there ever was
+	cover  coverage
+	hook   func(p *proc, step string) // called before each step of a process
 }
 
 // plan is what a seed chose.
@@ -36,14 +42,21 @@ type plan struct {
 	n, expect, voters      int
 	sides                  int // into which a cut divides
 	durable                bool
+	forgets                float64 // chance that a crash loses the directory too
 	loss, dup, slow        float64 // of messages
 	crashes, pauses, cuts  bool
+	oneWay                 bool          // cuts in one direction
+	relayed                bool          // gossip reaches whom it can by way of others
+	addresses              bool          // all know all addresses, and which have not answered
+	rates                  float64       // clocks may run faster or slower by this
 	stepFault              float64       // chance of a fault at each action
 	commitFault            float64       // chance of one between a commit and the news of it
 	gap, length            time.Duration // between faults, and of a pause or cut, at most
 	faults                 time.Duration // how long they go on
 	late                   time.Duration // processes start within
 	noVote                 int           // how many may not
+	away                   int           // how many are not there once the faults have stopped, nor ever after
+	odd                    int           // how many were given another Expect
 	tick, look, groupTicks time.Duration
 }
 
@@ -51,7 +64,11 @@ type proc struct {
 	id       int
 	name     string
 	mayVote  bool
+	expect   int
 	up       bool
+	gone     bool // for good
+	rate     float64
+	since    time.Duration // of its clock at the start of this life
 	paused   bool
 	m        *Machine
 	instance wire.UUID
@@ -60,6 +77,7 @@ type proc struct {
 	raft     wire.UUID                // cluster whose Raft runs here
 	logs     map[wire.UUID]*simLog    // on disk or in memory
 	heard    map[wire.UUID]*heardPeer // gossip: by instance
+	answered []bool                   // by process: whose address has answered this life
 	inbox    []Event                  // while paused
 	rest     []Action                 // of the step in which it was paused
 	life     int                      // counts restarts, so that what was scheduled for an earlier life is dropped
@@ -93,6 +111,7 @@ type simGroup struct {
 	life      int // of the leader
 	term      uint64
 	committed []simEntry
+	expect    int
 	opened    time.Duration // 0: not yet
 	boots     int
 	gone      map[wire.UUID]bool // servers whose log was wiped or lost: they must never act again
@@ -168,16 +187,31 @@ func (s *sim) upTo(d time.Duration) time.Duration {
 	return time.Duration(s.rng.Int64N(int64(d) + 1))
 }
 
-// linked says that a can reach b now.
-func (s *sim) linked(a, b *proc) bool {
-	return a == b || s.side[a.id] == s.side[b.id]
+// way says that what a sends reaches b now.
+func (s *sim) way(a, b *proc) bool {
+	return a == b || s.side[a.id] == s.side[b.id] && !s.deaf[[2]int{a.id, b.id}]
+}
+
+// linked says that a and b can speak with each other now.
+func (s *sim) linked(a, b *proc) bool { return s.way(a, b) && s.way(b, a) }
+
+// time is p's own.
+func (s *sim) time(p *proc) time.Duration {
+	return p.since + time.Duration(float64(s.now)*p.rate)
 }
 
 func (p *proc) runs() bool { return p.up && !p.paused }
 
 // start begins a life of p.
 func (s *sim) start(p *proc) {
+	if p.gone {
+		return
+	}
+	s.coverStart(p)
 	p.life++
+	p.answered = make([]bool, len(s.procs))
+	p.rate = 1 + s.plan.rates*(2*s.rng.Float64()-1)
+	p.since = s.upTo(time.Hour)
 	p.up, p.paused, p.inbox, p.rest = true, false, nil, nil
 	p.instance = s.mint()
 	p.heard = make(map[wire.UUID]*heardPeer)
@@ -192,6 +226,7 @@ func (s *sim) start(p *proc) {
 	if !saved.Server.IsZero() {
 		p.server = saved.Server
 	}
+	s.owner[p.server] = p
 	for c := range p.logs {
 		if c != saved.Cluster {
 			s.wipe(p, c) // the rest of a wipe that was cut short
@@ -199,9 +234,12 @@ func (s *sim) start(p *proc) {
 	}
 	p.m = New(Config{
 		Self:   Process{Server: p.server, Instance: p.instance, Name: p.name, MayVote: p.mayVote},
-		Expect: s.plan.expect, Voters: s.plan.voters, Alone: s.plan.n == 1, Durable: s.plan.durable, Mint: s.mint,
+		Expect: p.expect, Voters: s.plan.voters, Alone: s.plan.n == 1, Durable: s.plan.durable, Mint: s.mint,
 	}, saved)
 	s.logf("%s starts as %s", p.name, short(p.server))
+	if s.enough == 0 && s.running() >= s.plan.expect {
+		s.enough = max(s.now, 1)
+	}
 	s.loop(p, p.life, s.plan.tick, func() { s.step(p, Tick{}) })
 	s.loop(p, p.life, s.plan.look, func() { s.gossip(p) })
 	s.step(p, Tick{})
@@ -219,6 +257,9 @@ func (s *sim) loop(p *proc, life int, every time.Duration, do func()) {
 	})
 }
 
+// mostDown is how long a process that crashed stays away, at most.
+const mostDown = 8 * time.Second
+
 func (s *sim) crash(p *proc) {
 	if !p.up {
 		return
@@ -226,16 +267,17 @@ func (s *sim) crash(p *proc) {
 	s.logf("%s crashes", p.name)
 	p.up = false
 	p.life++
-	if !s.plan.durable {
+	if !s.plan.durable || s.chance(s.plan.forgets) {
 		p.saved = nil
 		for c := range p.logs {
 			s.wipe(p, c)
 		}
-		s.lost = true
+		s.lost = s.lost || !p.gone // who never comes back has not forgotten anything
 	}
 	p.raft = wire.UUID{}
-	s.after(s.upTo(8*time.Second), func() {
-		if !p.up {
+	life := p.life
+	s.after(s.upTo(mostDown), func() {
+		if p.life == life {
 			s.start(p)
 		}
 	})
@@ -259,15 +301,19 @@ func (s *sim) step(p *proc, ev Event) {
 		p.inbox = append(p.inbox, ev)
 		return
 	}
-	s.perform(p, p.m.Step(s.now, ev))
+	s.perform(p, p.m.Step(s.time(p), ev))
 }
 
 // perform does what a machine said. A fault may come before each action.
 func (s *sim) perform(p *proc, acts []Action) {
 	life := p.life
 	for i, a := range acts {
-		if !s.calm && s.chance(s.plan.stepFault) {
-			s.strike(p)
+		step := stepOf(a)
+		if s.hook != nil {
+			s.hook(p, step)
+		}
+		if !s.calm && s.chance(s.plan.stepFault*frequency(step)) {
+			s.strike(p, step)
 		}
 		if p.life == life && p.paused {
 			p.rest = append(p.rest, acts[i:]...)
@@ -283,6 +329,7 @@ func (s *sim) perform(p *proc, acts []Action) {
 func (s *sim) do(p *proc, a Action) {
 	switch a := a.(type) {
 	case Save:
+		s.owner[a.Saved.Server] = p
 		if s.plan.durable {
 			saved := a.Saved
 			p.saved = &saved
@@ -317,12 +364,7 @@ func (s *sim) do(p *proc, a Action) {
 		if !p.m.s.Confirmed || p.m.s.Cluster != a.Cluster {
 			s.fail("%s confirms what it has not saved", p.name)
 		}
-		e := simEntry{kind: 'k', server: p.m.Server()}
-		s.after(s.delay(), func() { // a copy may arrive whatever became of the sender
-			if g := s.groups[a.Cluster]; g != nil && g.leader != nil && s.linked(p, g.leader) && !s.lose() {
-				s.propose(g.leader, a.Cluster, e)
-			}
-		})
+		s.confirm(p, a.Cluster)
 	case Join:
 		if l := p.logs[a.Cluster]; l != nil && l.server == p.m.Server() {
 			p.raft = a.Cluster
@@ -330,6 +372,7 @@ func (s *sim) do(p *proc, a Action) {
 		s.logf("%s joins %s as %s", p.name, short(a.Cluster), short(p.m.Server()))
 	case Log:
 		s.logf("%s: %s", p.name, a.Text)
+		s.coverLog(a.Text)
 	}
 }
 
@@ -351,34 +394,84 @@ func (s *sim) deliver(p *proc, a Send) {
 	from := Process{Server: p.m.Server(), Instance: p.instance, Name: p.name, MayVote: p.mayVote}
 	life := p.life
 	for range copies {
+		s.after(s.delay(), func() { s.arrive(p, life, from, a) })
+	}
+}
+
+// arrive brings a message to its end, or its sender the news that it did not come to one; at times that is wrong.
+func (s *sim) arrive(p *proc, life int, from Process, a Send) {
+	failed := s.chance(0.5) // else nothing is heard of what is lost
+	for _, q := range s.procs {
+		if q.instance != a.To || !q.up || !s.way(p, q) || s.lose() {
+			continue
+		}
+		answers := s.way(q, p)
+		if !answers && s.chance(0.5) {
+			break // a stream that was not there before
+		}
+		s.logf("%s -> %s %s", p.name, q.name, describe(a.Message))
+		late := q.paused
+		s.step(q, Received{From: from, Message: a.Message})
+		failed = failed && (!answers || late || s.lose()) // it has come all the same
+		break
+	}
+	if failed {
 		s.after(s.delay(), func() {
-			for _, q := range s.procs {
-				if q.instance == a.To && q.up && s.linked(p, q) && !s.lose() {
-					s.logf("%s -> %s %s", p.name, q.name, describe(a.Message))
-					s.step(q, Received{From: from, Message: a.Message})
-					return
-				}
-			}
-			if p.life == life && s.chance(0.5) {
+			if p.life == life {
 				s.step(p, Unreached{Instance: a.To})
 			}
 		})
 	}
 }
 
-// gossip lets p hear of those whom it can reach; who is silent for a while counts as dead.
+// confirm asks who leads; the word is committed, or not, and the answer may come late or never.
+func (s *sim) confirm(p *proc, cluster wire.UUID) {
+	e, life := simEntry{kind: 'k', server: p.m.Server()}, p.life
+	s.after(s.delay(), func() { // a copy may arrive whatever became of the sender
+		g := s.groups[cluster]
+		if g == nil || g.leader == nil || !s.linked(p, g.leader) || s.lose() {
+			return
+		}
+		s.propose(g.leader, cluster, e)
+		s.after(s.plan.groupTicks+s.delay(), func() {
+			if _, open, confirmed, _ := state(g.committed, e.server); confirmed && p.life == life && g.leader != nil && s.linked(p, g.leader) && !s.lose() {
+				s.step(p, Confirmed{Cluster: cluster, Open: open})
+			}
+		})
+	})
+}
+
+// audible lists those whom p can hear: at first hand, or where gossip is relayed by way of others.
+func (s *sim) audible(p *proc) []*proc {
+	found := []*proc{p}
+	for i := 0; i < len(found); i++ {
+		for _, q := range s.procs {
+			if q.runs() && s.way(q, found[i]) && !slices.Contains(found, q) {
+				found = append(found, q)
+			}
+		}
+		if !s.plan.relayed {
+			break
+		}
+	}
+	return found[1:]
+}
+
+// gossip lets p hear of those whom it can hear; who is silent for a while counts as dead.
 func (s *sim) gossip(p *proc) {
-	for _, q := range s.procs {
-		if q == p || !q.runs() || !s.linked(p, q) || s.lose() {
+	for _, q := range s.audible(p) {
+		if s.lose() {
 			continue
 		}
 		g := s.groups[q.m.Cluster()]
+		p.answered[q.id] = true
 		p.heard[q.instance] = &heardPeer{at: s.now, peer: Peer{
 			Process: Process{Server: q.m.Server(), Instance: q.instance, Name: q.name, MayVote: q.mayVote}, Alive: true,
 			Cluster: q.m.Cluster(), Open: q.m.Open(), Leads: g != nil && g.leader == q,
 		}}
 	}
-	var v View
+	p.answered[p.id] = true
+	v := View{Unanswered: s.plan.addresses && slices.Contains(p.answered, false)}
 	for inst, h := range p.heard {
 		if s.now-h.at > 4*time.Second {
 			delete(p.heard, inst)

@@ -79,7 +79,7 @@ func (s *sim) tickGroup(g *simGroup) {
 	if g.leader == nil {
 		if s.elect(g, majority); g.leader != nil && !s.calm && s.chance(s.plan.commitFault) {
 			told = s.reach(g, g.leader) // its first heartbeat is all that they hear of it
-			s.strike(g.leader)
+			s.strike(g.leader, "first heartbeat")
 			s.tell(g, slices.DeleteFunc(told, func(p *proc) bool { return !p.runs() }))
 			return
 		}
@@ -87,8 +87,15 @@ func (s *sim) tickGroup(g *simGroup) {
 	if g.leader != nil {
 		before := len(g.committed)
 		told = s.replicate(g, majority)
-		if len(g.committed) > before && !s.calm && s.chance(s.plan.commitFault) {
-			s.strike(g.leader)
+		if len(g.committed) > before {
+			s.coverCommit(g)
+			step := stepOfEntry(g.committed[len(g.committed)-1])
+			if s.hook != nil {
+				s.hook(g.leader, step)
+			}
+			if !s.calm && s.chance(s.plan.commitFault) {
+				s.strike(g.leader, step)
+			}
 			near := s.reach(g, g.leader)
 			told = slices.DeleteFunc(told, func(p *proc) bool { return !slices.Contains(near, p) })
 		}
@@ -166,6 +173,7 @@ func (s *sim) commit(g *simGroup, entries []simEntry) {
 	g.committed = slices.Clone(entries)
 	if _, open, _, _ := state(g.committed, wire.UUID{}); open && g.opened == 0 {
 		g.opened = s.now
+		g.expect = entries[slices.IndexFunc(entries, func(e simEntry) bool { return e.kind == 'f' })].expect
 		s.logf("%s opens", short(g.cluster))
 		s.checkOpen(g)
 	}

@@ -39,8 +39,8 @@ const (
 // groupConfig is what one process's part in the Raft group needs.
 type groupConfig struct {
 	server  wire.UUID
-	dir     string        // "" keeps log and snapshots in memory
-	memory  *memoryStores // without dir: those of an earlier group of this server; nil for new ones
+	dir     string  // "" keeps log and snapshots in memory
+	memory  *memory // with no dir: where they are
 	streams *streamLayer
 	logger  hclog.Logger
 	observe func(*raftfsm.Result)
@@ -111,13 +111,20 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 	return g, nil
 }
 
+// memory is what a process without DataDir keeps of its group. It outlives a group that is stopped and started again: a server that came back
+// without its log could vote twice in a term, and forget entries that were committed with its help.
+type memory struct {
+	log       raftlog.Store
+	snapshots raft.SnapshotStore
+}
+
+func newMemory() *memory {
+	return &memory{log: raftlog.Memory(), snapshots: raftlog.MemorySnapshots()}
+}
+
 func openStores(cfg groupConfig) (raftlog.Store, raft.SnapshotStore, error) {
 	if cfg.dir == "" {
-		m := cfg.memory
-		if m == nil {
-			m = newMemoryStores()
-		}
-		return m.log, m.snapshots, nil
+		return cfg.memory.log, cfg.memory.snapshots, nil
 	}
 	store, err := raftlog.OpenBolt(cfg.dir)
 	if err != nil {
@@ -128,16 +135,6 @@ func openStores(cfg groupConfig) (raftlog.Store, raft.SnapshotStore, error) {
 		return nil, nil, errors.Join(err, store.Close())
 	}
 	return store, snaps, nil
-}
-
-// memoryStores are a server's log and snapshots without a directory.
-type memoryStores struct {
-	log       raftlog.Store
-	snapshots raft.SnapshotStore
-}
-
-func newMemoryStores() *memoryStores {
-	return &memoryStores{log: raftlog.Memory(), snapshots: raftlog.MemorySnapshots()}
 }
 
 func raftConfig(cfg groupConfig) *raft.Config {

@@ -32,7 +32,8 @@ type life struct {
 	asking  bool // a question to the leader is under way
 	answers chan founding.Led
 	group   *group
-	booted  bool // this process wrote the group's first configuration
+	booted  bool    // this process wrote the group's first configuration
+	memory  *memory // of this server's Raft; with DataDir unused
 
 	enlisted uint64 // how often the leader has asked this process to run Raft
 	doubting bool   // the leader is being asked whether this process has a seat
@@ -55,7 +56,7 @@ func newLife(n *Node, saved founding.Saved) *life {
 	}
 	return &life{
 		n: n, machine: founding.New(cfg, saved), clock: clock.Monotonic(),
-		events: make(chan founding.Event, maxFounding), enlists: make(chan enlistment), answers: make(chan founding.Led, 1),
+		memory: newMemory(), events: make(chan founding.Event, maxFounding), enlists: make(chan enlistment), answers: make(chan founding.Led, 1),
 		doubts: make(chan doubt, 1),
 	}
 }
@@ -139,6 +140,7 @@ func (f *life) step(ev founding.Event) (acted bool) {
 		}
 		acted = true
 	}
+	f.n.setWaiting(f.machine.Waiting())
 	if f.machine.Cluster() != was || f.machine.Open() != wasOpen {
 		f.n.settle(f.machine.Cluster(), f.machine.Open())
 	}
@@ -258,7 +260,7 @@ func (f *life) startRaft(a founding.StartRaft) error {
 
 func (f *life) start(cluster wire.UUID, bootstrap bool, voters []wire.UUID) error {
 	f.n.setRaftCluster(cluster)
-	g, err := f.n.startGroup(bootstrap, voters)
+	g, err := f.n.startGroup(bootstrap, voters, f.memory)
 	if err != nil {
 		return fmt.Errorf("raft did not start: %w", err)
 	}
@@ -315,8 +317,8 @@ func (f *life) stopRaft(a founding.StopRaft) error {
 		}
 	}
 	if a.Wipe {
+		f.memory = newMemory()
 		if f.n.cfg.Dir == "" {
-			f.n.kept = nil
 			return nil
 		}
 		return raftlog.Wipe(f.n.cfg.Dir)

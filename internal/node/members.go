@@ -116,21 +116,6 @@ func (n *Node) Seen() (seen, missing []string) {
 	return seen, n.gossip.KnownUnanswered()
 }
 
-// Waiting says in words what this process waits for before it can take locks; "" when for nothing.
-func (n *Node) Waiting() string {
-	cluster := n.clusterID()
-	switch {
-	case cluster.IsZero():
-		return "no cluster is known and not enough processes were seen to form one"
-	case !n.Open():
-		return "the cluster has formed and waits for more processes to confirm it"
-	}
-	if leader, _ := n.leaderHint(); leader.IsZero() {
-		return "the cluster is known and has no leader"
-	}
-	return ""
-}
-
 // meta is what this process tells everybody of itself.
 func (n *Node) meta() gossip.Meta {
 	leads := false

@@ -56,9 +56,8 @@ type Node struct {
 	life   *life
 
 	announcer *announcer
-	started   uint64        // as gossip tells it
-	turn      turn          // of the goroutine that leaves
-	kept      *memoryStores // without Dir: this server's log, of the life loop only; it outlives the group, as a directory does
+	started   uint64 // as gossip tells it
+	turn      turn   // of the goroutine that leaves
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -83,6 +82,7 @@ type Node struct {
 	mu          sync.Mutex // guards the fields below
 	ident       raftlog.Identity
 	open        bool          // the cluster is known to have opened
+	waiting     string        // what the first start waits for, in words
 	raftCluster wire.UUID     // the cluster whose Raft streams are taken and opened; zero while Raft does not run
 	addrs       addressBook   // where servers were when last heard of
 	last        wire.UUID     // the leader that the last link went to
@@ -133,6 +133,7 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n.announcer = newAnnouncer(n.meta, n.gossip.Update)
 	n.life = newLife(n, saved)
+	n.waiting = n.life.machine.Waiting()
 	n.wg.Go(n.acceptCalls) // all three end with ctx
 	n.wg.Go(n.life.run)
 	n.wg.Go(n.leadLoop)
@@ -243,16 +244,13 @@ func (n *Node) Changed() <-chan struct{} {
 }
 
 // startGroup runs Raft on this process. The life loop calls it.
-func (n *Node) startGroup(bootstrap bool, voters []wire.UUID) (*group, error) {
+func (n *Node) startGroup(bootstrap bool, voters []wire.UUID, kept *memory) (*group, error) {
 	if n.muted.Swap(false) { // by the group before, whose store was let go while it hung: this one's guard sees for itself
 		n.mux.Mute(wire.KindRaft, n.failed.Load())
 	}
 	server := n.serverID()
-	if n.cfg.Dir == "" && n.kept == nil {
-		n.kept = newMemoryStores()
-	}
 	cfg := groupConfig{
-		server: server, dir: n.cfg.Dir, memory: n.kept, logger: hclogx.New(n.logger),
+		server: server, dir: n.cfg.Dir, memory: kept, logger: hclogx.New(n.logger),
 		streams: newStreamLayer(server, n.mux, n.addrOf),
 		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
 		mute: n.mute,
