@@ -55,9 +55,10 @@ type Node struct {
 
 	announcer *announcer
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // all goroutines of this package but a group's own
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	leaving chan struct{}  // closed when this process begins to give up what it is
+	wg      sync.WaitGroup // all goroutines of this package but a group's own
 
 	group atomic.Pointer[group] // written by the life loop only; nil while this process runs no Raft
 	lead  atomic.Pointer[lead]  // written by the lead loop only; nil while this process does not lead
@@ -78,7 +79,9 @@ type Node struct {
 	last        wire.UUID            // the leader that the last link went to
 	changed     chan struct{}        // closed and replaced when leadership or membership moved
 	peers       map[*peerConn]*rpc.Conn
-	watches     int // calls of Watch that have not ended
+	watches     int                  // calls of Watch that have not ended
+	relayed     int                  // connections that are passed on
+	detours     map[wire.UUID]detour // servers that were reached through another member
 	closed      bool
 }
 
@@ -87,6 +90,7 @@ func Start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, ident: cfg.Identity,
 		addrs: make(map[wire.UUID]string), changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
+		leaving: make(chan struct{}), detours: make(map[wire.UUID]detour),
 	}
 	saved, err := n.restoreIdentity()
 	if err != nil {

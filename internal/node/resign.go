@@ -28,6 +28,7 @@ func (n *Node) Resign(ctx context.Context) error {
 	if n.resigned.Swap(true) {
 		return nil
 	}
+	close(n.leaving)
 	n.announcer.announce()
 	err := n.giveUpSeat(ctx)
 	if gerr := n.gossip.Leave(gossipPatience); gerr != nil {

@@ -23,6 +23,7 @@ const (
 	callResign       uint8 = 8  // a voter that leaves asks the leader to take it out of the configuration
 	callWho          uint8 = 9  // who leads?
 	callWatch        uint8 = 22 // a prefix -> the term of the lead; binds the connection to this watch
+	callVia          uint8 = 25 // a server; from then on the connection is one to that server
 	msgAttach        uint8 = 16 // session
 	msgOps           uint8 = 17 // session, ops
 	msgRenew         uint8 = 18 // session, attempt
@@ -43,6 +44,7 @@ type peerConn struct {
 	lead     *lead // what callLead bound this connection to
 	sessions []uint64
 	watching *peerWatch // what callWatch made of this connection
+	relayed  bool       // callVia was called
 }
 
 var (
@@ -97,6 +99,8 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 		return nil, l.closeSession(ctx, id)
 	case callWatch:
 		return p.watch(ctx, c, body)
+	case callVia:
+		return p.relay(ctx, c, body)
 	default:
 		return p.node.answer(ctx, p.hello, kind, body)
 	}

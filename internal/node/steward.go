@@ -69,7 +69,7 @@ func (n *Node) tend(l *lead) error {
 	var f raft.IndexFuture
 	switch change.Kind {
 	case roster.AddNonvoter:
-		if _, err := n.call(ctx, change.Server, callEnlist, encodeUUID(n.clusterID())); err != nil {
+		if _, err := n.callDirect(ctx, change.Server, callEnlist, encodeUUID(n.clusterID())); err != nil {
 			l.shun(change.Server)
 			return err
 		}
@@ -167,7 +167,7 @@ func (n *Node) caughtUp(l *lead, conf raft.Configuration) map[wire.UUID]bool {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(n.ctx, linkTimeout)
-		body, err := n.call(ctx, id, callWho, nil)
+		body, err := n.callDirect(ctx, id, callWho, nil)
 		cancel()
 		if err != nil {
 			continue
