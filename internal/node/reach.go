@@ -26,17 +26,18 @@ const (
 	// the direct way.
 	detourKept = time.Minute
 
-	// What goes through another member looks for the direct way again, first after directAgain and each time later, and is made anew when
-	// it is found: the longer, the oftener that was for nothing.
-	directAgain     = 3 * time.Second
-	mostDirectAgain = 30 * time.Second
+	// What goes through another member looks for the direct way again every directAgain. Where that was found and lost again soon, twice as
+	// long is waited for the next one.
+	directAgain     = 4 * time.Second
+	mostDirectAgain = time.Minute
 )
 
 // detour is what is remembered of a server that was reached through another member.
 type detour struct {
-	via   wire.UUID     // zero: it has been dialed directly since
-	at    time.Time     // when
-	pause time.Duration // before the direct way is looked for again
+	via    wire.UUID     // zero: it has been reached directly since
+	at     time.Time     // when it was reached so
+	healed time.Time     // when it was last reached directly after it was not; zero: never
+	pause  time.Duration // before the direct way is looked for, if that is more than directAgain
 }
 
 // way is a connection to a server, or why there is none.
@@ -217,25 +218,34 @@ func (n *Node) reached(server, via wire.UUID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	d, ok := n.detours[server]
-	if via.IsZero() && !ok {
-		return
-	}
 	now := time.Now()
-	if !ok && len(n.detours) >= maxDetoured {
-		for s, old := range n.detours {
-			if now.Sub(old.at) >= detourKept {
-				delete(n.detours, s)
-			}
+	switch {
+	case via.IsZero() && (!ok || d.via.IsZero()):
+		return
+	case via.IsZero():
+		d.healed = now
+	case !ok && !n.roomForDetour(now):
+		return
+	case d.via.IsZero() && ok:
+		if d.pause = 2 * max(d.pause, directAgain); now.Sub(d.healed) >= mostDirectAgain {
+			d.pause = 0
 		}
-		if len(n.detours) >= maxDetoured {
-			return
-		}
-	}
-	if now.Sub(d.at) >= mostDirectAgain {
-		d.pause = 0
 	}
 	d.via, d.at = via, now
 	n.detours[server] = d
+}
+
+// roomForDetour makes room for one more; n.mu is held.
+func (n *Node) roomForDetour(now time.Time) bool {
+	if len(n.detours) < maxDetoured {
+		return true
+	}
+	for s, d := range n.detours {
+		if now.Sub(d.at) >= detourKept {
+			delete(n.detours, s)
+		}
+	}
+	return len(n.detours) < maxDetoured
 }
 
 // seekDirect calls found once server can be dialed directly again, unless over is closed before. What goes through another member is made anew
@@ -268,16 +278,11 @@ func (n *Node) seekDirect(server wire.UUID, over <-chan struct{}, found func()) 
 	}
 }
 
-// directPause is how long to wait before the direct way is looked for, and makes the next one longer.
+// directPause is how long to wait before the direct way is looked for.
 func (n *Node) directPause(server wire.UUID) time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	d, ok := n.detours[server]
-	pause := min(max(directAgain, 2*d.pause), mostDirectAgain)
-	if ok {
-		d.pause = pause
-		n.detours[server] = d
-	}
+	pause := min(max(directAgain, n.detours[server].pause), mostDirectAgain)
 	return pause - rand.N(pause/4)
 }
 

@@ -94,3 +94,10 @@ func (n *Node) giveRelay() {
 	defer n.mu.Unlock()
 	n.relayed--
 }
+
+// Relayed is how many connections this process passes on for others now.
+func (n *Node) Relayed() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.relayed
+}
