@@ -24,11 +24,23 @@ func (noHandler) Call(context.Context, *rpc.Conn, uint8, []byte) ([]byte, error)
 func (noHandler) Message(*rpc.Conn, uint8, []byte) {}
 func (noHandler) Closed(*rpc.Conn)                 {}
 
-// call makes one call to a server of the cluster.
+// call makes one call to a server of the cluster, through another member if need be.
 func (n *Node) call(ctx context.Context, server wire.UUID, kind uint8, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	c, _, err := n.reach(ctx, server, noHandler{})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Call(ctx, kind, body)
+}
+
+// callDirect is call for the leader's questions to those who follow it: whom it can't reach itself it can't send its log to either.
+func (n *Node) callDirect(ctx context.Context, server wire.UUID, kind uint8, body []byte) ([]byte, error) {
 	addr, ok := n.addrOf(server)
 	if !ok {
-		return nil, fmt.Errorf("no address known of server %s", server)
+		return nil, fmt.Errorf("%w of server %s", errNoAddress, server)
 	}
 	return n.callAddr(ctx, addr, server, kind, body)
 }

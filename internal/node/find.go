@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/gossip"
-	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/session"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -73,6 +72,10 @@ func (n *Node) tryLink(ctx context.Context, sink session.Sink) session.Link {
 	n.last = k.server
 	n.mu.Unlock()
 	n.spawn(func() { n.watchLink(k) }) // ends with the link
+	if !k.via.IsZero() {
+		n.logger.Info("the leader can't be reached directly; its connection goes through another member", "leader", k.name, "via", n.nameOf(k.via))
+		n.spawn(func() { n.seekDirect(k.server, k.done, k.finish) }) // ends with the link
+	}
 	return k
 }
 
@@ -178,19 +181,11 @@ func seek[T any](ctx context.Context, n *Node, ask func(context.Context, wire.UU
 
 // linkTo asks one server to be the leader; if it isn't, it may know who is.
 func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink) (*remoteLink, bool, wire.UUID) {
-	addr, ok := n.addrOf(server)
-	if !ok {
-		return nil, false, wire.UUID{}
-	}
-	conn, _, err := n.mux.Dial(ctx, addr, wire.KindCall, server)
-	if err != nil {
-		if provesGone(err) {
-			n.hasten(server)
-		}
-		return nil, false, wire.UUID{}
-	}
 	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
-	k.conn = rpc.New(conn, k, rpc.Options{})
+	var err error
+	if k.conn, k.via, err = n.reach(ctx, server, k); err != nil {
+		return nil, false, wire.UUID{}
+	}
 	ours := wire.NewWriter()
 	ours.Uint(wire.Format)
 	body, err := k.conn.Call(ctx, callLead, ours.Bytes())
@@ -215,7 +210,7 @@ func (n *Node) nameOf(server wire.UUID) string {
 			return m.Name
 		}
 	}
-	return "the leader"
+	return "server " + server.String()
 }
 
 // whoMightLead lists servers to ask, the likeliest first: what Raft says here, who says so by gossip, the last leader, any voter.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"net"
 	"slices"
 	"testing"
 	"time"
@@ -15,8 +16,16 @@ import (
 // fleet is several nodes of one cluster, over real sockets.
 type fleet []*Node
 
+// dialer is how a process dials.
+type dialer func(ctx context.Context, addr string) (net.Conn, error)
+
 // startFleet starts a node for each of hooks, with so many voters, and waits until all know that their cluster has opened.
 func startFleet(t *testing.T, voters int, hooks ...Hooks) fleet {
+	t.Helper()
+	return startFleetOn(t, func(int) dialer { return mux.System().Dial }, voters, hooks...)
+}
+
+func startFleetOn(t *testing.T, dial func(i int) dialer, voters int, hooks ...Hooks) fleet {
 	t.Helper()
 	var addrs []string
 	var starts []func() *Node
@@ -29,7 +38,7 @@ func startFleet(t *testing.T, voters int, hooks ...Hooks) fleet {
 		addrs = append(addrs, addr)
 		starts = append(starts, func() *Node {
 			n, err := Start(Config{
-				Name: string(rune('a' + i)), Group: "g", Instance: wire.NewUUID(), Addr: addr, Listener: l, Packets: p, Dial: mux.System().Dial,
+				Name: string(rune('a' + i)), Group: "g", Instance: wire.NewUUID(), Addr: addr, Listener: l, Packets: p, Dial: dial(i),
 				Expect: len(hooks), Voters: voters, MayVote: true, Loopback: true, SelfAddr: addr,
 				Seeds: func(context.Context) ([]string, error) {
 					return slices.DeleteFunc(slices.Clone(addrs), func(a string) bool { return a == addr }), nil

@@ -141,9 +141,10 @@ func (k *localLink) Close() {
 // remoteLink is the way to a leader that is another process: one connection.
 type remoteLink struct {
 	server wire.UUID
-	name   string // for people
-	term   uint64 // in which it said that it leads
-	format uint64 // of the log, which it reads; 0: it is too old to say
+	via    wire.UUID // through whom it goes; zero: through nobody
+	name   string    // for people
+	term   uint64    // in which it said that it leads
+	format uint64    // of the log, which it reads; 0: it is too old to say
 	conn   *rpc.Conn
 	sink   session.Sink
 	done   chan struct{}

@@ -80,7 +80,8 @@ func decodeConfirmCall(body []byte) (confirmCall, error) {
 	return c, r.End()
 }
 
-// encodeUUID and decodeUUID are the bodies of callEnlist (the cluster) and callResign (the server that leaves).
+// encodeUUID and decodeUUID are the bodies of callEnlist (the cluster), callResign (the server that leaves) and callVia (the server that is
+// wanted).
 func encodeUUID(u wire.UUID) []byte {
 	w := wire.NewWriter()
 	w.UUID(u)

@@ -59,9 +59,10 @@ type Node struct {
 	started   uint64 // as gossip tells it
 	turn      turn   // of the goroutine that leaves
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // all goroutines of this package but a group's own
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	leaving chan struct{}  // closed when this process begins to give up what it is
+	wg      sync.WaitGroup // all goroutines of this package but a group's own
 
 	group atomic.Pointer[group] // written by the life loop only; nil while this process runs no Raft
 	lead  atomic.Pointer[lead]  // written by the lead loop only; nil while this process does not lead
@@ -88,8 +89,10 @@ type Node struct {
 	last        wire.UUID     // the leader that the last link went to
 	changed     chan struct{} // closed and replaced when leadership or membership moved
 	peers       map[*peerConn]*rpc.Conn
-	watches     int       // calls of Watch that have not ended
-	settledAt   time.Time // when the leader last said that this process's role stands
+	watches     int                  // calls of Watch that have not ended
+	settledAt   time.Time            // when the leader last said that this process's role stands
+	relayed     int                  // connections that are passed on
+	detours     map[wire.UUID]detour // servers that were reached through another member
 	closed      bool
 }
 
@@ -98,6 +101,7 @@ func Start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, ident: cfg.Identity,
 		stored: cfg.Identity, changed: make(chan struct{}), peers: make(map[*peerConn]*rpc.Conn),
+		leaving: make(chan struct{}), detours: make(map[wire.UUID]detour),
 	}
 	n.turn.replace = cfg.Dir == ""
 	n.started = gossip.Millis(cfg.Hooks.wall())

@@ -117,6 +117,7 @@ const (
 	codePageGone uint8 = 1
 	codeUnknown  uint8 = 2 // it doesn't know what it was asked for
 	codeLimit    uint8 = 3 // a bound that its Text names
+	codeGone     uint8 = 4 // nobody is where the server that is wanted should be
 )
 
 // pages holds the views that listings read page by page, so that a listing is of one moment.

@@ -39,6 +39,7 @@ func (n *Node) Resign(ctx context.Context) error {
 	if n.resigned.Swap(true) {
 		return nil
 	}
+	close(n.leaving)
 	n.announcer.announce()
 	err := n.giveUpSeat(ctx, n.turn.replace)
 	if gerr := n.gossip.Leave(gossipPatience); gerr != nil {

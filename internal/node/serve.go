@@ -25,6 +25,7 @@ const (
 	callDepart       uint8 = 27 // a voter that wants to leave asks for the leaving slot
 	callStanding     uint8 = 26 // a server and its run -> its place in the Raft group, and what of that is about to change
 	callWatch        uint8 = 22 // a prefix -> the term of the lead; binds the connection to this watch
+	callVia          uint8 = 25 // a server; from then on the connection is one to that server
 	msgAttach        uint8 = 16 // session
 	msgOps           uint8 = 17 // session, ops
 	msgRenew         uint8 = 18 // session, attempt
@@ -45,6 +46,7 @@ type peerConn struct {
 	lead     *lead // what callLead bound this connection to
 	sessions []uint64
 	watching *peerWatch // what callWatch made of this connection
+	relayed  bool       // callVia was called
 }
 
 var (
@@ -99,6 +101,8 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 		return nil, l.closeSession(ctx, id)
 	case callWatch:
 		return p.watch(ctx, c, body)
+	case callVia:
+		return p.relay(ctx, c, body)
 	default:
 		return p.node.answer(ctx, p.hello, kind, body)
 	}

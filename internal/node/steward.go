@@ -74,7 +74,7 @@ func (n *Node) tend(l *lead) error {
 	var f raft.IndexFuture
 	switch change.Kind {
 	case roster.AddNonvoter:
-		if _, err := n.call(ctx, change.Server, callEnlist, encodeUUID(n.clusterID())); err != nil {
+		if _, err := n.callDirect(ctx, change.Server, callEnlist, encodeUUID(n.clusterID())); err != nil {
 			l.shun(change.Server)
 			return err
 		}

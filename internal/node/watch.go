@@ -175,15 +175,10 @@ func (w *watch) subscribeAt(ctx context.Context, s *subscription) (err error) {
 	if s.server, err = w.node.findLeader(ctx); err != nil {
 		return err
 	}
-	addr, ok := w.node.addrOf(s.server)
-	if !ok {
-		return fmt.Errorf("no address known of server %s", s.server)
-	}
-	stream, _, err := w.node.mux.Dial(ctx, addr, wire.KindCall, s.server)
+	conn, via, err := w.node.reach(ctx, s.server, watchHandler{s})
 	if err != nil {
 		return err
 	}
-	conn := rpc.New(stream, watchHandler{s}, rpc.Options{})
 	s.end = func() { conn.Close() }
 	prefix := wire.NewWriter()
 	prefix.String(w.prefix)
@@ -201,7 +196,11 @@ func (w *watch) subscribeAt(ctx context.Context, s *subscription) (err error) {
 	}
 	r := wire.NewReader(body)
 	s.term = r.Uint()
-	return r.End()
+	if err := r.End(); err != nil || via.IsZero() {
+		return err
+	}
+	w.node.spawn(func() { w.node.seekDirect(s.server, s.done, s.finish) }) // ends with the subscription
+	return nil
 }
 
 // subscription is a watch at one lead.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/godistlock/distlock/internal/mux"
@@ -54,16 +55,18 @@ type Conn struct {
 
 	ctx    context.Context // of incoming calls; ends with the connection
 	cancel context.CancelFunc
-	done   chan struct{}  // closed when the connection breaks
-	ended  chan struct{}  // closed when all its goroutines are through
-	wake   chan struct{}  // capacity 1: queue is no longer empty
-	wg     sync.WaitGroup // writer and handlers; the reader waits for them
+	done   chan struct{}        // closed when the connection breaks
+	ended  chan struct{}        // closed when all its goroutines are through
+	wake   chan struct{}        // capacity 1: queue is no longer empty
+	wg     sync.WaitGroup       // writer and handlers; the reader waits for them
+	onward atomic.Pointer[Conn] // set by Splice: where frames go instead of to the handler
 
-	mu        sync.Mutex // guards what follows
-	err       error      // why it broke
-	queue     []byte     // frames that wait for the writer
-	writing   int        // bytes that the writer has taken and not yet written
-	pong      bool       // a pong is in queue: pings cannot make it grow
+	mu        sync.Mutex    // guards what follows
+	err       error         // why it broke
+	queue     []byte        // frames that wait for the writer
+	writing   int           // bytes that the writer has taken and not yet written
+	room      chan struct{} // closed by the writer when it has written; nil while nobody waits for that
+	pong      bool          // a pong is in queue: pings cannot make it grow
 	lastID    uint64
 	calls     map[uint64]chan<- result      // outgoing; each channel takes one result without blocking
 	running   map[uint64]context.CancelFunc // incoming
@@ -77,6 +80,12 @@ type result struct {
 
 // New takes nc over and begins reading. h may be nil when nothing but replies is expected.
 func New(nc net.Conn, h Handler, opts Options) *Conn {
+	c := newConn(nc, h, opts)
+	c.start()
+	return c
+}
+
+func newConn(nc net.Conn, h Handler, opts Options) *Conn {
 	if opts.PingAfter <= 0 {
 		opts.PingAfter = PingAfter
 	}
@@ -101,15 +110,21 @@ func New(nc net.Conn, h Handler, opts Options) *Conn {
 		calls: map[uint64]chan<- result{}, running: map[uint64]context.CancelFunc{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+func (c *Conn) start() {
 	c.wg.Go(c.write) // ends when the connection breaks
 	go c.run()       // the same; Close waits for it
-	return c
 }
 
 // run is the reader's goroutine, and waits for all others.
 func (c *Conn) run() {
 	defer close(c.ended)
 	c.Fail(c.read())
+	if to := c.onward.Load(); to != nil {
+		to.Fail(fmt.Errorf("the other side of the splice: %w", c.Err()))
+	}
 	c.wg.Wait()
 	c.handler.Closed(c)
 }

@@ -57,6 +57,10 @@ func (c *Conn) write() {
 		}
 		c.mu.Lock()
 		c.writing = 0
+		if c.room != nil {
+			close(c.room)
+			c.room = nil
+		}
 		c.mu.Unlock()
 	}
 }
@@ -105,7 +109,9 @@ func (c *Conn) read() error {
 	r := newFrameReader(h)
 	for {
 		f, err := r.next()
-		if err == nil {
+		if to := c.onward.Load(); err == nil && to != nil && passes(f) {
+			err = c.pass(f, to)
+		} else if err == nil {
 			err = c.dispatch(f)
 		}
 		if err != nil {
