@@ -147,16 +147,29 @@ func (n *Node) addrOf(server wire.UUID) (string, bool) {
 	if server == self {
 		return n.cfg.SelfAddr, true
 	}
-	for _, m := range n.gossip.Members() {
-		if m.Server == server && m.State != gossip.Left {
-			n.remember(server, m.Addr)
-			return m.Addr, true
-		}
+	if addr, ok := latestAddr(n.gossip.Members(), server); ok {
+		n.remember(server, addr)
+		return addr, true
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	addr, ok := n.addrs[server]
 	return addr, ok
+}
+
+// latestAddr is where a server was heard of last: one that came back, with its log, elsewhere is listed twice until gossip forgets the run
+// before.
+func latestAddr(members []gossip.Member, server wire.UUID) (string, bool) {
+	var latest Member
+	for _, m := range members {
+		if m.Server != server || m.State == gossip.Left {
+			continue
+		}
+		if run := (Member{Member: m}); latest.Addr == "" || supersedes(run, latest) {
+			latest = run
+		}
+	}
+	return latest.Addr, latest.Addr != ""
 }
 
 // maxAddrs bounds the addresses that are remembered; a fleet has few servers that run Raft.
