@@ -235,7 +235,7 @@ func (n *Node) startGroup(bootstrap bool, voters []wire.UUID) (*group, error) {
 	server := n.serverID()
 	cfg := groupConfig{
 		server: server, dir: n.cfg.Dir, logger: hclogx.New(n.logger),
-		streams: newStreamLayer(server, n.mux, n.addrOf),
+		streams: newStreamLayer(server, n.mux, n.addrOf, n.Changed),
 		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
 		mute: n.mute,
 	}
