@@ -34,6 +34,7 @@ type fleet struct {
 	members   []*member
 	names     int // given so far
 	crossings int // begun so far
+	keys      int // used by served
 
 	hands  sync.WaitGroup // the goroutines of handOn
 	mu     sync.Mutex     // guards all below
@@ -84,14 +85,22 @@ type life struct {
 	leaving  bool
 	left     *left // what it said of that
 	exit     error // once it is dead
+	died     instant
 }
 
 func newFleet(t *testing.T, n int, durable bool, ttl time.Duration) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dir: dataDir(t), durable: durable, ttl: ttl, expect: n, holds: make(map[holdID]hold)}
+	f := emptyFleet(t, n, durable, ttl)
 	for _, addr := range freeAddrs(t, n) {
 		f.add().addr = addr
 	}
+	return f
+}
+
+// emptyFleet has no members yet, and expects so many.
+func emptyFleet(t *testing.T, expect int, durable bool, ttl time.Duration) *fleet {
+	t.Helper()
+	f := &fleet{t: t, dir: dataDir(t), durable: durable, ttl: ttl, expect: expect, holds: make(map[holdID]hold)}
 	t.Cleanup(f.end)
 	return f
 }
@@ -273,7 +282,7 @@ func (f *fleet) listen(l *life) {
 	exit := l.cmd.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.exit = exit; !l.expected {
+	if l.exit, l.died = exit, now(); !l.expected {
 		f.t.Errorf("%s died unasked: %v", l.id, exit)
 	}
 	for _, to := range l.waiting {

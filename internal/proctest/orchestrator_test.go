@@ -83,3 +83,10 @@ func (f *fleet) startReady(m *member) time.Duration {
 	}, &seen)
 	return time.Duration(now() - began)
 }
+
+// aliveWithin says that the process lives, or did until so long ago.
+func (l *life) aliveWithin(d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.died == 0 || time.Duration(now()-l.died) <= d
+}
