@@ -31,6 +31,7 @@ func TestNetworkNamespaces(t *testing.T) {
 		{"Deployment", deployment},
 		{"only TCP", onlyTCP},
 		{"killed durable", func(t *testing.T) { killedPods(t, true, 3) }},
+		{"killed memory", func(t *testing.T) { killedPods(t, false, 1) }},
 		{"all move", allMove},
 		{"all leave durable", func(t *testing.T) { allLeave(t, 3, true) }},
 		{"all leave memory", func(t *testing.T) { allLeave(t, 5, false) }},
