@@ -37,6 +37,7 @@ func TestNetworkNamespaces(t *testing.T) {
 		{"all leave memory", func(t *testing.T) { allLeave(t, 5, false) }},
 		{"cuts", cuts},
 		{"majority and minority", halves},
+		{"by way of another", byAnother},
 	} {
 		t.Run(scenario.name, func(t *testing.T) {
 			t.Parallel()
