@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet format fuzz chaos faults rolling-versions ci demo bench gobench clean
+.PHONY: help test race lint vet format fuzz chaos faults rolling-versions netns ci demo bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,7 +23,7 @@ format: ## rewrite the code as gofmt wants it
 fuzz: ## every fuzz target with 200,000 inputs each, a minute or two (FUZZTIME=…x for so many)
 	FUZZTIME=$${FUZZTIME:-200000x} .ci/run fuzz
 
-chaos: ## long runs under load and faults: real processes that are killed and paused, then clusters in virtual time (DISTLOCK_SEEDS=… for so many)
+chaos: ## long runs under load and faults: real processes that are killed, paused and updated, then clusters in virtual time (DISTLOCK_SEEDS=… for so many)
 	DISTLOCK_CHAOS=1 go test -v -count=1 -timeout 2h ./internal/proctest
 	DISTLOCK_SEEDS=$${DISTLOCK_SEEDS:-100} go test -count=1 -timeout 6h -run TestVirtual .
 
@@ -36,6 +36,9 @@ rolling-versions: ## processes of an earlier commit are replaced one by one by t
 	git archive --format=tar -o "$$dir/old.tar" $(REF); mkdir "$$dir/old"; tar -x -f "$$dir/old.tar" -C "$$dir/old"; \
 	go -C "$$dir/old" test -c -o "$$dir/old-member" ./internal/proctest; \
 	DISTLOCK_OLD_MEMBER="$$dir/old-member" go test -v -count=1 -timeout 20m -run TestRollingVersions ./internal/proctest
+
+netns: ## real processes in network namespaces (Linux; root, or user namespaces): DNS, new addresses, kills, cuts; a minute or two
+	.ci/run netns
 
 ci: ## all that CI runs
 	.ci/run

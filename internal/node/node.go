@@ -255,7 +255,7 @@ func (n *Node) startGroup(bootstrap bool, voters []wire.UUID, kept *memory) (*gr
 	server := n.serverID()
 	cfg := groupConfig{
 		server: server, dir: n.cfg.Dir, memory: kept, logger: hclogx.New(n.logger),
-		streams: newStreamLayer(server, n.mux, n.addrOf),
+		streams: newStreamLayer(server, n.mux, n.addrOf, n.Changed),
 		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
 		mute: n.mute,
 	}

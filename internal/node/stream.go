@@ -22,7 +22,8 @@ type streamLayer struct {
 	mux     *mux.Mux
 	accept  <-chan *mux.Conn
 	resolve func(wire.UUID) (string, bool)
-	done    chan struct{} // closed by Close
+	changed func() <-chan struct{} // closed when resolve may answer something else
+	done    chan struct{}          // closed by Close
 	once    sync.Once
 }
 
@@ -30,8 +31,10 @@ var _ raft.StreamLayer = (*streamLayer)(nil)
 
 var errStreamsClosed = errors.New("raft streams are closed")
 
-func newStreamLayer(server wire.UUID, m *mux.Mux, resolve func(wire.UUID) (string, bool)) *streamLayer {
-	return &streamLayer{server: server, mux: m, accept: m.Accept(wire.KindRaft), resolve: resolve, done: make(chan struct{})}
+func newStreamLayer(server wire.UUID, m *mux.Mux, resolve func(wire.UUID) (string, bool), changed func() <-chan struct{}) *streamLayer {
+	return &streamLayer{
+		server: server, mux: m, accept: m.Accept(wire.KindRaft), resolve: resolve, changed: changed, done: make(chan struct{}),
+	}
 }
 
 func (s *streamLayer) self() raft.ServerAddress { return raft.ServerAddress(s.server.String()) }
@@ -42,17 +45,54 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	if err != nil {
 		return nil, fmt.Errorf("raft address: %w", err)
 	}
-	addr, ok := s.resolve(target)
-	if !ok {
-		return nil, fmt.Errorf("no address known of server %s", target)
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	conn, _, err := s.mux.Dial(ctx, addr, wire.KindRaft, target)
+	conn, err := s.dialLatest(ctx, target, func(ctx context.Context, addr string) (net.Conn, error) {
+		conn, _, err := s.mux.Dial(ctx, addr, wire.KindRaft, target)
+		return conn, err
+	})
 	if err != nil {
 		return nil, err
 	}
 	return raftConn{conn}, nil
+}
+
+// dialLatest dials target where it is, and anew when it turns out to be elsewhere: an address that is gone may not answer at all, and the
+// server that has come back at another would be missing from the majority until the time-out.
+func (s *streamLayer) dialLatest(ctx context.Context, target wire.UUID, dial func(context.Context, string) (net.Conn, error)) (net.Conn, error) {
+	for {
+		changed := s.changed()
+		addr, ok := s.resolve(target)
+		if !ok {
+			return nil, fmt.Errorf("no address known of server %s", target)
+		}
+		there, stop := context.WithCancel(ctx)
+		moved := make(chan bool, 1)
+		go func() { // ends with there
+			moved <- s.moves(there, changed, target, addr)
+			stop()
+		}()
+		conn, err := dial(there, addr)
+		stop()
+		if elsewhere := <-moved; err == nil || !elsewhere {
+			return conn, err
+		}
+	}
+}
+
+// moves waits until target is elsewhere than at addr, or ctx ends.
+func (s *streamLayer) moves(ctx context.Context, changed <-chan struct{}, target wire.UUID, addr string) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		}
+		changed = s.changed()
+		if latest, ok := s.resolve(target); ok && latest != addr {
+			return true
+		}
+	}
 }
 
 // Accept waits for the next stream that named this server as its target (the mux refuses the others).

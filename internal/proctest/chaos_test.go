@@ -17,8 +17,11 @@ func TestMain(m *testing.M) {
 		runMember(os.Stdin, os.Stdout)
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(run(m))
 }
+
+// run runs the tests.
+var run = (*testing.M).Run
 
 // chaos makes the runs long.
 var chaos = os.Getenv("DISTLOCK_CHAOS") != ""

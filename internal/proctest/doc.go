@@ -4,4 +4,5 @@
 //
 // All of it is test code; the short runs are part of go test, DISTLOCK_CHAOS=1 (make chaos) makes them long. DISTLOCK_OLD_MEMBER
 // (make rolling-versions) names such a binary of an earlier commit, whose processes are replaced one by one by present ones.
+// DISTLOCK_NETNS=1 (make netns) gives every process a network namespace of its own, where there is DNS, and what can be cut.
 package proctest

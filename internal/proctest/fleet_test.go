@@ -23,20 +23,32 @@ import (
 // all that is known.
 const patience = time.Minute
 
-// fleet is a cluster of real processes on loopback.
+// fleet is a cluster of real processes.
 type fleet struct {
-	t       *testing.T
-	dir     string
-	durable bool
-	ttl     time.Duration
-	members []*member
+	t         *testing.T
+	dir       string
+	durable   bool
+	ttl       time.Duration
+	expect    int
+	ground    ground // nil: the processes run on loopback
+	members   []*member
+	names     int // given so far
+	crossings int // begun so far
+	keys      int // used by served
 
 	hands  sync.WaitGroup // the goroutines of handOn
 	mu     sync.Mutex     // guards all below
 	joined []*life        // that live: who may be told to adopt and to release
 	holds  map[holdID]hold
 	pauses []pause
+	cutOff []pause // from when on somebody could not be expected to keep its session, though it ran
 	losses []loss
+}
+
+// ground is where processes run, if not on loopback.
+type ground interface {
+	start(m *member, cmd *exec.Cmd) error // starts m's next process there, and sets m's addresses
+	config(m *member, cfg *config)        // says what is to be told to that process
 }
 
 // holdID tells holds apart; a fence that was given twice makes two of them.
@@ -51,6 +63,8 @@ type member struct {
 	fleet *fleet
 	name  string
 	addr  string
+	web   string // where it answers /readyz; "" for one that is no application
+	quiet bool   // it never votes
 	exe   string // the binary of its next process
 	lives int
 	*life // the present one
@@ -69,20 +83,39 @@ type life struct {
 	waiting  map[uint64]chan answer // nil once it is dead
 	expected bool                   // its death
 	leaving  bool
+	left     *left // what it said of that
+	exit     error // once it is dead
+	died     instant
 }
 
 func newFleet(t *testing.T, n int, durable bool, ttl time.Duration) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dir: dataDir(t), durable: durable, ttl: ttl, holds: make(map[holdID]hold)}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
+	f := emptyFleet(t, n, durable, ttl)
+	for _, addr := range freeAddrs(t, n) {
+		f.add().addr = addr
 	}
-	for i, addr := range freeAddrs(t, n) {
-		f.members = append(f.members, &member{fleet: f, name: fmt.Sprintf("m%d", i+1), addr: addr, exe: exe})
-	}
+	return f
+}
+
+// emptyFleet has no members yet, and expects so many.
+func emptyFleet(t *testing.T, expect int, durable bool, ttl time.Duration) *fleet {
+	t.Helper()
+	f := &fleet{t: t, dir: dataDir(t), durable: durable, ttl: ttl, expect: expect, holds: make(map[holdID]hold)}
 	t.Cleanup(f.end)
 	return f
+}
+
+// add makes room for one more process, under a new name.
+func (f *fleet) add() *member {
+	f.t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.names++
+	m := &member{fleet: f, name: fmt.Sprintf("m%d", f.names), exe: exe}
+	f.members = append(f.members, m)
+	return m
 }
 
 // dataDir is for logs and data; DISTLOCK_CHAOS_DIR names a place where they stay.
@@ -142,9 +175,11 @@ func (f *fleet) spawn(members ...*member) (joined func() error) {
 	errs := make([]error, len(members))
 	for i, m := range members {
 		m.spawn()
-		cfg := &config{Process: m.id, Name: m.name, Bind: m.addr, Expect: len(f.members), TTL: f.ttl}
-		for _, other := range f.members {
-			if other != m {
+		cfg := &config{Process: m.id, Name: m.name, Bind: m.addr, Expect: f.expect, TTL: f.ttl, Web: m.web, NoVote: m.quiet}
+		if f.ground != nil {
+			f.ground.config(m, cfg)
+		} else {
+			for _, other := range f.others(m) {
 				cfg.Peers = append(cfg.Peers, other.addr)
 			}
 		}
@@ -191,11 +226,16 @@ func (m *member) spawn() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	l.pipe = newPipe(out, in)
 	m.life = l
+	if m.fleet.ground != nil {
+		err = m.fleet.ground.start(m, l.cmd)
+	} else {
+		err = l.cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	go m.fleet.listen(l) // ended by the process's death, which end awaits
 }
 
@@ -222,6 +262,10 @@ func (f *fleet) listen(l *life) {
 			if f.record(a.Holds...); a.Handle != "" {
 				f.hands.Go(func() { f.handOn(l, a) }) // ends with the answer
 			}
+		case a.Left != nil:
+			l.mu.Lock()
+			l.left = a.Left
+			l.mu.Unlock()
 		case a.Loss != nil:
 			f.mu.Lock()
 			f.losses = append(f.losses, *a.Loss)
@@ -238,7 +282,7 @@ func (f *fleet) listen(l *life) {
 	exit := l.cmd.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.expected {
+	if l.exit, l.died = exit, now(); !l.expected {
 		f.t.Errorf("%s died unasked: %v", l.id, exit)
 	}
 	for _, to := range l.waiting {
@@ -329,14 +373,19 @@ func (m *member) kill() instant {
 	return at
 }
 
-// bury kills the member's process as one that has nothing to lose.
-func (m *member) bury() {
+// mourn expects the death of the member's process.
+func (m *member) mourn() {
 	m.fleet.mu.Lock()
 	m.fleet.joined = slices.DeleteFunc(m.fleet.joined, func(l *life) bool { return l == m.life })
 	m.fleet.mu.Unlock()
 	m.life.mu.Lock()
 	m.expected = true
 	m.life.mu.Unlock()
+}
+
+// bury kills the member's process as one that has nothing to lose.
+func (m *member) bury() {
+	m.mourn()
 	if err := m.cmd.Process.Kill(); err != nil {
 		m.fleet.t.Fatalf("kill %s: %v", m.id, err)
 	}
@@ -484,10 +533,10 @@ func (f *fleet) verdict() {
 	if fault := judge(holds, f.pauses); fault != "" {
 		f.t.Error(fault)
 	}
-	for _, l := range unexcused(f.losses, f.pauses) {
+	for _, l := range unexcused(f.losses, slices.Concat(f.pauses, f.cutOff)) {
 		f.t.Errorf("%s lost its session of %v at %s: %s", l.Process, time.Duration(l.At-l.Since), wall(l.At), l.Cause)
 	}
-	f.t.Logf("%d grants judged, %d stops, %d sessions lost by stopped processes", len(holds), len(f.pauses), len(f.losses))
+	f.t.Logf("%d grants judged, %d stops, %d sessions lost by processes that were stopped or cut off", len(holds), len(f.pauses), len(f.losses))
 }
 
 // wall is the time that logs show.

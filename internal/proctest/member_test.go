@@ -40,7 +40,8 @@ type process struct {
 	end   context.CancelFunc
 	tasks sync.WaitGroup // every goroutine of this process but load's
 	rest  context.CancelFunc
-	load  *sync.WaitGroup // the workers; ended by rest
+	load  *sync.WaitGroup // the workers; ended by rest, or, once they have what they wait for, by last
+	last  chan struct{}   // closed when workers begin nothing new
 	leave chan struct{}   // closed when it is about to leave
 }
 
@@ -48,7 +49,10 @@ type process struct {
 func runMember(in io.Reader, out io.Writer) {
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGINT, syscall.SIGHUP)
 	life, end := context.WithCancel(context.Background())
-	p := &process{pipe: newPipe(in, out), held: make(map[string]*distlock.Lock), life: life, end: end, rest: func() {}, load: new(sync.WaitGroup), leave: make(chan struct{})}
+	p := &process{
+		pipe: newPipe(in, out), held: make(map[string]*distlock.Lock), life: life, end: end, rest: func() {}, load: new(sync.WaitGroup),
+		last: make(chan struct{}), leave: make(chan struct{}),
+	}
 	for {
 		var c command
 		if err := p.pipe.receive(&c); err != nil {
@@ -146,8 +150,12 @@ func (p *process) lock(key string) *distlock.Lock {
 
 func (p *process) join(ctx context.Context, cfg config) error {
 	p.config = cfg
+	if cfg.Names != "" {
+		askForNames(cfg.Names)
+	}
 	c, err := distlock.JoinContext(ctx, distlock.Config{
 		Name: cfg.Name, Bind: cfg.Bind, Peers: cfg.Peers, Expect: cfg.Expect, DataDir: cfg.Dir, SessionTTL: cfg.TTL, JoinTimeout: patience,
+		NoVote: cfg.NoVote, Insecure: cfg.Insecure,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
@@ -155,6 +163,9 @@ func (p *process) join(ctx context.Context, cfg config) error {
 	}
 	p.cluster = c
 	p.tasks.Go(p.watchSession)
+	if cfg.Web != "" {
+		return p.serve()
+	}
 	return nil
 }
 
@@ -194,11 +205,20 @@ func (p *process) begin(l load) {
 	for i := range l.Workers {
 		rnd := rand.New(rand.NewPCG(l.Seed, uint64(i)))
 		p.load.Go(func() {
-			for ctx.Err() == nil {
+			for ctx.Err() == nil && !closed(p.last) {
 				p.take(ctx, l.pick(rnd))
 				nap(ctx.Done(), l.Rest)
 			}
 		})
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -31,6 +31,12 @@ type config struct {
 	Expect  int           `json:"expect"`
 	Dir     string        `json:"dir"` // "" keeps the log in memory
 	TTL     time.Duration `json:"ttl"`
+
+	// What processes of an earlier commit are not told.
+	NoVote   bool   `json:"novote,omitempty"`
+	Insecure bool   `json:"insecure,omitempty"`
+	Web      string `json:"web,omitempty"`   // where it serves Cluster.Handler; then SIGTERM makes it leave
+	Names    string `json:"names,omitempty"` // the DNS server that it asks, instead of the machine's
 }
 
 // load is what a process does by itself: workers take locks in turn and hold them for a while.
@@ -108,7 +114,7 @@ func (c command) options() []distlock.LockOption {
 	return c.Ask.options()
 }
 
-// answer is a command's, or, with ID 0, what the process says by itself: a hold, a loss or a fault.
+// answer is a command's, or, with ID 0, what the process says by itself: a hold, a loss, that it has left, or a fault.
 type answer struct {
 	ID     uint64              `json:"id,omitempty"`
 	Error  string              `json:"error,omitempty"`
@@ -122,7 +128,14 @@ type answer struct {
 	Handle string              `json:"handle,omitempty"` // of a lock; of Holds, for somebody else to adopt or to release
 	Stats  *distlock.Stats     `json:"stats,omitempty"`
 	Loss   *loss               `json:"loss,omitempty"`
+	Left   *left               `json:"left,omitempty"`
 	Fault  string              `json:"fault,omitempty"` // an answer of the library that nothing excuses
+}
+
+// left is what came of a process's Leave, which it began on SIGTERM.
+type left struct {
+	Error string        `json:"error,omitempty"`
+	Took  time.Duration `json:"took"`
 }
 
 // loss is the end of a session: its process held one lock all the time, just to notice.
