@@ -142,7 +142,8 @@ func (g *Gossip) settings() *memberlist.Config {
 	return c
 }
 
-// Members lists the processes that are known, this one included, by name and instance. The dead stay for some minutes.
+// Members lists the processes that are known, this one included, by name and instance. The dead stay for some minutes. It is shared by all who
+// ask: it must not be changed.
 func (g *Gossip) Members() []Member { return g.members.list() }
 
 // Conflicts lists processes of another open cluster of our group, seen in the last minutes. Two open clusters never merge.

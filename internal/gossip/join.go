@@ -115,17 +115,23 @@ func (b *seedBook) end(ap netip.AddrPort, answered bool) {
 // KnownUnanswered lists what may hide processes that we know nothing of: the addresses that Seeds ever answered at which nobody has
 // answered since Start, and in words what Seeds could not find out. Empty means that all who are known of have been heard.
 func (g *Gossip) KnownUnanswered() []string {
-	_, ever := g.members.addrs()
 	b := &g.seeds
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	var all []string
+	silent := map[netip.AddrPort]bool{}
 	for ap, answered := range b.known {
-		if !answered && !ever[ap] {
-			all = append(all, ap.String())
+		if !answered {
+			silent[ap] = true
 		}
 	}
+	b.mu.Unlock()
+	g.members.strikeEverAlive(silent)
+	var all []string
+	for ap := range silent {
+		all = append(all, ap.String())
+	}
 	slices.Sort(all)
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.err != nil {
 		all = append(all, b.err.Error())
 	}
@@ -148,7 +154,7 @@ func (g *Gossip) joiner() {
 		if enough {
 			n = calmAttempts
 		}
-		living, _ := g.members.addrs()
+		living := g.members.livingAt()
 		for _, ap := range g.seeds.begin(n, living) {
 			g.wg.Go(func() { g.attempt(ap) }) // ends with memberlist's stream time-out, or Shutdown
 		}

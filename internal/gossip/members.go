@@ -59,8 +59,11 @@ type table struct {
 	since     time.Time
 	closed    bool
 	rows      map[string]*row // by node name
+	sorted    []*row          // the same, in order
 	living    int             // rows that are Alive
 	conflicts map[wire.UUID]Member
+	listed    []Member  // what list answered last; never changed, since it was handed out. Nil: something has changed
+	listedFor time.Time // when it changes by itself: a probe has gone unanswered for too long, or a dead process is forgotten
 }
 
 type row struct {
@@ -97,7 +100,7 @@ func (t *table) setSelf(m Meta) bool {
 		t.mu.Unlock()
 		return false
 	}
-	t.self = m
+	t.self, t.listed = m, nil
 	var foe *Meta
 	for _, r := range t.rows { // having opened, we may be at odds with some that were welcome before
 		r.overridden = t.conflictsWith(r.Meta)
@@ -182,7 +185,7 @@ func (t *table) judge(node string, m Meta) (self Meta, err error) {
 	r := t.rows[node]
 	if t.conflictsWith(m) {
 		if r != nil {
-			r.overridden = true
+			r.overridden, t.listed = true, nil
 		}
 		t.conflict(m)
 		return t.self, errForeign
@@ -191,7 +194,7 @@ func (t *table) judge(node string, m Meta) (self Meta, err error) {
 		return t.self, errFull
 	}
 	if r != nil && r.State == Alive {
-		r.missedAt = time.Time{}
+		t.miss(r, time.Time{})
 	}
 	return t.self, nil
 }
@@ -211,7 +214,8 @@ func (t *table) put(n *memberlist.Node, s State) bool {
 	r := t.rows[n.Name]
 	if r == nil {
 		r = &row{Member: Member{State: Failed, Since: now}}
-		t.rows[n.Name] = r
+	} else if r.Name != m.Name {
+		t.remove(n.Name)
 	}
 	if s == Failed && m.Leaving {
 		s = Left
@@ -224,21 +228,44 @@ func (t *table) put(n *memberlist.Node, s State) bool {
 	r.Meta, r.State, r.addr = m, s, netip.AddrPortFrom(a.Unmap(), n.Port)
 	r.everAlive = r.everAlive || s == Alive
 	r.overridden = t.conflictsWith(m)
+	t.listed = nil
+	if t.rows[n.Name] == nil {
+		t.add(n.Name, r)
+	}
 	if len(t.rows)-t.living > maxDead {
 		t.forget(now)
 	}
 	return true
 }
 
+func (t *table) add(node string, r *row) {
+	t.rows[node] = r
+	i, _ := slices.BinarySearchFunc(t.sorted, r.Member, byRow)
+	t.sorted = slices.Insert(t.sorted, i, r)
+}
+
+func (t *table) remove(node string) {
+	i, ok := slices.BinarySearchFunc(t.sorted, t.rows[node].Member, byRow)
+	if ok {
+		t.sorted = slices.Delete(t.sorted, i, i+1)
+	}
+	delete(t.rows, node)
+}
+
+func byRow(r *row, m Member) int { return order(r.Member, m) }
+
 // forget drops the dead that are old, and the oldest of too many.
 func (t *table) forget(now time.Time) {
+	if len(t.rows) == t.living {
+		return
+	}
 	var dead []string
 	for name, r := range t.rows {
 		if r.State == Alive {
 			continue
 		}
 		if now.Sub(r.Since) > deadFor {
-			delete(t.rows, name)
+			t.remove(name)
 			continue
 		}
 		dead = append(dead, name)
@@ -248,7 +275,7 @@ func (t *table) forget(now time.Time) {
 	}
 	slices.SortFunc(dead, func(a, b string) int { return t.rows[a].Since.Compare(t.rows[b].Since) })
 	for _, name := range dead[:len(dead)-maxDead] {
-		delete(t.rows, name)
+		t.remove(name)
 	}
 }
 
@@ -257,7 +284,7 @@ func (t *table) heard(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if r := t.rows[node]; r != nil {
-		r.missedAt = time.Time{}
+		t.miss(r, time.Time{})
 	}
 }
 
@@ -266,60 +293,108 @@ func (t *table) missed(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if r := t.rows[node]; r != nil && (r.missedAt.IsZero() || time.Since(r.missedAt) > suspectFor) {
-		r.missedAt = time.Now()
+		t.miss(r, time.Now())
 	}
 }
 
-// list is all members, sorted. Of a name's dead instances it has only the last, and none while the name lives.
+// miss sets since when r does not answer us; t.mu is held.
+func (t *table) miss(r *row, at time.Time) {
+	if r.missedAt != at {
+		r.missedAt, t.listed = at, nil
+	}
+}
+
+// list is all members, sorted. Of a name's dead instances it has only the last, and none while the name lives. It is asked many times a second
+// and changes seldom: what was answered last is answered again until something has changed.
 func (t *table) list() []Member {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
-	t.forget(now)
-	hides := map[string]*row{t.self.Name: nil} // by name: nil, a living one, hides all that are dead, else all other ones
-	for _, r := range t.rows {
-		switch last, ok := hides[r.Name]; {
-		case r.overridden:
-		case r.State == Alive:
-			hides[r.Name] = nil
-		case !ok || last != nil && r.Since.After(last.Since):
-			hides[r.Name] = r
+	if now := time.Now(); t.listed == nil || !now.Before(t.listedFor) {
+		t.forget(now)
+		t.relist(now)
+	}
+	return t.listed
+}
+
+// relist makes the list anew; t.mu is held. Those of one name stand together.
+func (t *table) relist(now time.Time) {
+	self := Member{Meta: t.self, State: Alive, Since: t.since}
+	all := make([]Member, 0, 1+len(t.sorted))
+	t.listedFor = now.Add(deadFor)
+	until := func(at time.Time) {
+		if at.After(now) && at.Before(t.listedFor) {
+			t.listedFor = at
 		}
 	}
-	all := make([]Member, 1, 1+len(t.rows))
-	all[0] = Member{Meta: t.self, State: Alive, Since: t.since}
-	for _, r := range t.rows {
-		m := r.Member
-		switch {
-		case r.overridden || m.State != Alive && hides[m.Name] != r:
-			continue
-		case m.State == Alive && !r.missedAt.IsZero() && now.Sub(r.missedAt) >= suspectAfter && now.Sub(r.missedAt) < suspectFor:
-			m.State = Suspect
+	selfIsIn := false
+	for from, to := 0, 0; from < len(t.sorted); from = to {
+		name := t.sorted[from].Name
+		var last *row // of the dead
+		lives := name == self.Name
+		for to = from; to < len(t.sorted) && t.sorted[to].Name == name; to++ {
+			switch r := t.sorted[to]; {
+			case r.State != Alive:
+				until(r.Since.Add(deadFor + 1))
+				if !r.overridden && (last == nil || r.Since.After(last.Since)) {
+					last = r
+				}
+			case !r.overridden:
+				lives = true
+			}
 		}
-		all = append(all, m)
+		for _, r := range t.sorted[from:to] {
+			if !selfIsIn && order(self, r.Member) < 0 {
+				all, selfIsIn = append(all, self), true
+			}
+			if r.overridden || r.State != Alive && (lives || r != last) {
+				continue
+			}
+			all = append(all, r.Member)
+			if r.State == Alive && !r.missedAt.IsZero() {
+				suspect, over := r.missedAt.Add(suspectAfter), r.missedAt.Add(suspectFor)
+				until(suspect)
+				until(over)
+				if !now.Before(suspect) && now.Before(over) {
+					all[len(all)-1].State = Suspect
+				}
+			}
+		}
 	}
-	slices.SortFunc(all, order)
-	return all
+	if !selfIsIn {
+		all = append(all, self)
+	}
+	t.listed = all
 }
 
 func order(a, b Member) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), bytes.Compare(a.Instance[:], b.Instance[:]))
 }
 
-// addrs answers where the living are, and where anybody has ever been alive.
-func (t *table) addrs() (living, ever map[netip.AddrPort]bool) {
+// livingAt answers where the living are.
+func (t *table) livingAt() map[netip.AddrPort]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	living, ever = map[netip.AddrPort]bool{}, map[netip.AddrPort]bool{}
+	at := make(map[netip.AddrPort]bool, t.living)
 	for _, r := range t.rows {
 		if r.State == Alive {
-			living[r.addr] = true
-		}
-		if r.everAlive {
-			ever[r.addr] = true
+			at[r.addr] = true
 		}
 	}
-	return living, ever
+	return at
+}
+
+// strikeEverAlive takes out of addrs where anybody has ever been alive. It is asked with every change of the list, mostly with none or few.
+func (t *table) strikeEverAlive(addrs map[netip.AddrPort]bool) {
+	if len(addrs) == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range t.rows {
+		if r.everAlive {
+			delete(addrs, r.addr)
+		}
+	}
 }
 
 // enough says whether there is no hurry to find others.
