@@ -115,8 +115,8 @@ func (o *slow) sold(t *testing.T) (fence uint64) {
 	return fence
 }
 
-// TestSIGTERM: of the orders that have come when the signal does, one holds the lock, one waits for it and one has not asked for it yet. All
-// are served; later ones are not; then the process leaves, and its lock is free.
+// TestSIGTERM: of the orders that have come when the signal does, one holds the lock, one waits for it and one has not asked for it yet.
+// All are served; later ones are not; then the process leaves, and its lock is free.
 func TestSIGTERM(t *testing.T) {
 	t.Parallel()
 	for name, dir := range map[string]string{"memory": "", "durable": t.TempDir()} {
@@ -230,8 +230,9 @@ func TestCheck(t *testing.T) {
 		t.Errorf("-check where nobody listens: %s", words)
 	}
 	// What is no flag hides the flags behind it, the peers for example.
-	if words, err := start(t, "main", "", "-insecure", "true", "-peers", "shop-2:7950").exit(); err == nil || !strings.Contains(words, `"true" is no flag`) {
-		t.Errorf("%v: %s", err, words)
+	words, err := start(t, "main", "", "-insecure", "true", "-peers", "shop-2:7950").exit()
+	if err == nil || !strings.Contains(words, `"true" is no flag`) {
+		t.Errorf("-insecure true: %v: %s", err, words)
 	}
 }
 
