@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet format fuzz chaos faults rolling-versions netns ci demo bench gobench clean
+.PHONY: help test race lint vet format fuzz chaos faults rolling-versions netns ci demo deploy bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,6 +45,9 @@ ci: ## all that CI runs
 
 demo: ## the demo
 	go run ./examples/demo
+
+deploy: ## the manifests of examples/ decoded strictly and judged; nothing is deployed
+	.ci/run deploy
 
 bench: ## the figures of docs/benchmarks.md, in about seven minutes (BENCH='-parts failover' for some), then gobench
 	go run ./internal/bench $(BENCH)

@@ -35,7 +35,10 @@ func TestCompose(t *testing.T) {
 		{"  read_only: true", "  read_only: true\n  read_only: true", "already defined"},
 		{"    start_period: 11m", "    start_period: soon", "start_period"},
 		{"-insecure #", "-insecure=$SECRET #", "SECRET"},
-		{"  shop-3:\n    <<: *shop\n    hostname: shop-3\n    ports: [\"127.0.0.1:8083:8080\"]\n    volumes: [\"shop-3:/data\"]\n", "", "no service"},
+		{
+			"  shop-3:\n    <<: *shop\n    hostname: shop-3\n    ports: [\"127.0.0.1:8083:8080\"]\n    volumes: [\"shop-3:/data\"]\n",
+			"", "no service",
+		},
 		{"-peers=shop-1:7950,", "-peers=", "no peer"},
 		{"shop-2:7950", "shop-2:7951", "port of -bind"},
 		{"-expect=3", "-expect=1", "two clusters"},
@@ -145,7 +148,7 @@ func judgeHealth(s types.ServiceConfig, c command, img *image) []string {
 		faults = append(faults, fmt.Sprintf("%s: the health check gets %s; want /readyz of -http=%s", s.Name, check["check"], c["http"]))
 	}
 	if h.StartPeriod == nil || time.Duration(*h.StartPeriod) < c.seconds("join")+margin {
-		faults = append(faults, fmt.Sprintf("%s: the health check waits for %v, and the program for %s", s.Name, h.StartPeriod, c["join"]))
+		faults = append(faults, fmt.Sprintf("%s: health waits %v, the program %s", s.Name, h.StartPeriod, c["join"]))
 	}
 	return faults
 }

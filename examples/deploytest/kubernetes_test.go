@@ -48,14 +48,23 @@ var ofBoth = []breakage{
 	{"kind: PodDisruptionBudget", "kind: PodDisruption", "no kind"},
 	{"  clusterIP: None", "  type: ClusterIP", "not headless"},
 	{"  publishNotReadyAddresses: true", "  publishNotReadyAddresses: false", "before they are ready"},
-	{"    app.kubernetes.io/name: shop\n  ports:\n    - name: locks", "    app.kubernetes.io/name: shops\n  ports:\n    - name: locks", "does not select"},
+	{
+		"    app.kubernetes.io/name: shop\n  ports:\n    - name: locks",
+		"    app.kubernetes.io/name: shops\n  ports:\n    - name: locks", "does not select",
+	},
 	{"      targetPort: locks\n", "      targetPort: lock\n", "no container port"},
 	{"      targetPort: locks-udp\n      protocol: UDP", "      targetPort: locks-udp", "no container port"},
 	{"      port: 7950\n      targetPort: locks\n", "      port: 7951\n      targetPort: locks\n", "not 7950"},
 	{"      targetPort: http", "      targetPort: 8081", "no container port"},
 	{"maxUnavailable: 1 #", "maxUnavailable: 2 #", "budget"},
-	{"  selector:\n    matchLabels:\n      app.kubernetes.io/name: shop\n  template", "  selector:\n    matchLabels:\n      app: shop\n  template", "does not select"},
-	{"    metadata:\n      labels:\n        app.kubernetes.io/name: shop", "    metadata:\n      labels:\n        app.kubernetes.io/name: stop", "does not select"},
+	{
+		"  selector:\n    matchLabels:\n      app.kubernetes.io/name: shop\n  template",
+		"  selector:\n    matchLabels:\n      app: shop\n  template", "does not select",
+	},
+	{
+		"    metadata:\n      labels:\n        app.kubernetes.io/name: shop",
+		"    metadata:\n      labels:\n        app.kubernetes.io/name: stop", "does not select",
+	},
 	{"terminationGracePeriodSeconds: 45", "terminationGracePeriodSeconds: 35", "killed"},
 	{"-grace=20s", "-grace=30s", "killed"},
 	{"seconds: 5", "seconds: 15", "killed"},
@@ -83,7 +92,10 @@ var ofBoth = []breakage{
 	{"              path: /readyz", "              path: /ready", "readiness"},
 	{"              path: /readyz\n              port: http", "              path: /readyz\n              port: web", "readiness"},
 	{"          livenessProbe:", "          livenessprobe:", "unknown field"},
-	{"path: /livez\n              port: http\n            periodSeconds: 10", "path: /readyz\n              port: http\n            periodSeconds: 10", "liveness"},
+	{
+		"path: /livez\n              port: http\n            periodSeconds: 10",
+		"path: /readyz\n              port: http\n            periodSeconds: 10", "liveness",
+	},
 	{"failureThreshold: 330", "failureThreshold: 30", "startup"},
 	{"              memory: 256Mi #", "              cpu: 100m\n              memory: 256Mi #", "CPU"},
 	{"memory: 64Mi", "memory: 64 Mi", "quantities"},
@@ -92,11 +104,23 @@ var ofBoth = []breakage{
 	{"runAsNonRoot: true", "runAsNonRoot: false", "user"},
 	{"drop: [ALL]", "drop: [NET_RAW]", "capabilities"},
 	{"        - topologyKey: kubernetes.io/hostname", "        - topologyKey: kubernetes.io/host", "spread"},
-	{"  podSelector:\n    matchLabels:\n      app.kubernetes.io/name: shop", "  podSelector:\n    matchLabels:\n      app.kubernetes.io/name: stop", "does not select"},
-	{"        - podSelector:\n            matchLabels:\n              app.kubernetes.io/name: shop", "        - podSelector: {}", "only shops"},
-	{"    - from: # the locks: shops of this namespace only\n        - podSelector:", "    - from:\n        - namespaceSelector: {}\n          podSelector:", "only shops"},
+	{
+		"  podSelector:\n    matchLabels:\n      app.kubernetes.io/name: shop",
+		"  podSelector:\n    matchLabels:\n      app.kubernetes.io/name: stop", "does not select",
+	},
+	{
+		"        - podSelector:\n            matchLabels:\n              app.kubernetes.io/name: shop",
+		"        - podSelector: {}", "only shops",
+	},
+	{
+		"    - from: # the locks: shops of this namespace only\n        - podSelector:",
+		"    - from:\n        - namespaceSelector: {}\n          podSelector:", "only shops",
+	},
 	{"        - port: 7950\n          protocol: UDP\n", "", "NetworkPolicy opens"},
-	{"        - port: 7950\n          protocol: UDP\n", "        - port: 7950\n          endPort: 7960\n          protocol: UDP\n", "NetworkPolicy opens"},
+	{
+		"        - port: 7950\n          protocol: UDP\n",
+		"        - port: 7950\n          endPort: 7960\n          protocol: UDP\n", "NetworkPolicy opens",
+	},
 	{"        - port: 8080\n", "        - port: 7950\n", "NetworkPolicy opens"},
 	{"        - port: 8080\n", "        - port: 8080\n        - port: 22\n", "NetworkPolicy opens"},
 	{"policyTypes: [Ingress]", "policyTypes: [Egress]", "NetworkPolicy"},
@@ -313,7 +337,8 @@ func (j *judge) policy() {
 	}
 	locks := j.command.port("bind")
 	want := []string{
-		fmt.Sprintf("%d to shops for TCP", locks), fmt.Sprintf("%d to shops for UDP", locks), fmt.Sprintf("%d to anybody for TCP", j.command.port("http")),
+		fmt.Sprintf("%d to shops for TCP", locks), fmt.Sprintf("%d to shops for UDP", locks),
+		fmt.Sprintf("%d to anybody for TCP", j.command.port("http")),
 	}
 	slices.Sort(open)
 	slices.Sort(want)

@@ -27,9 +27,10 @@ const (
 
 // image is what the Dockerfile makes.
 type image struct {
-	program string // the entrypoint, built from the files that the Dockerfile copies and by the command that it has
+	program string // the entrypoint, built here by the command that makes it there
 	name    string // what it is called in the image
 	user    string
+	said    map[string]error // what knows found out, by arguments
 }
 
 var build = sync.OnceValues(func() (*image, error) {
@@ -37,32 +38,31 @@ var build = sync.OnceValues(func() (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "deploytest")
-	if err != nil {
+	if built, err = os.MkdirTemp("", "deploytest"); err != nil {
 		return nil, err
 	}
-	built = dir
-	img := &image{program: filepath.Join(dir, "out", "program")}
-	src := filepath.Join(dir, "src")
+	img := &image{program: filepath.Join(built, "program"), said: map[string]error{}}
+	var copied []string
 	for _, line := range strings.Split(string(text), "\n") {
 		words := strings.Fields(line)
 		switch {
 		case strings.HasPrefix(line, "COPY --from"):
-			if from := strings.Fields(line)[len(words)-2]; !strings.Contains(string(text), "-o "+from+" ") && !strings.Contains(string(text), "mkdir "+from+"\n") {
-				return nil, fmt.Errorf("%s: the build does not make %s", line, from)
+			made := words[len(words)-2]
+			if !strings.Contains(string(text), "-o "+made+" ") && !strings.Contains(string(text), "mkdir "+made+"\n") {
+				return nil, fmt.Errorf("%s: the build does not make %s", line, made)
 			}
 		case strings.HasPrefix(line, "COPY "):
-			if err := copyInto(src, words[1:len(words)-1], words[len(words)-1]); err != nil {
-				return nil, fmt.Errorf("%s: %w", line, err)
-			}
-		case strings.Contains(line, "go build"):
+			copied = append(copied, words[1:len(words)-1]...)
+		case strings.Contains(line, "go build"): // RUN NAME=value go build -o …
 			at := slices.Index(words, "-o")
-			img.name = words[at+1]
-			words[at+1] = img.program
-			cmd := exec.Command("env", words[1:]...)
-			cmd.Dir = src
+			img.name, words[at+1] = words[at+1], img.program
+			cmd := exec.Command("go", words[3:]...)
+			cmd.Dir, cmd.Env = root, append(os.Environ(), words[1])
 			if out, err := cmd.CombinedOutput(); err != nil {
 				return nil, fmt.Errorf("%s: %w\n%s", line, err, out)
+			}
+			if err := enough(copied, words[len(words)-1]); err != nil {
+				return nil, fmt.Errorf("%s: %w", line, err)
 			}
 		case strings.HasPrefix(line, "USER "):
 			img.user = words[1]
@@ -73,7 +73,7 @@ var build = sync.OnceValues(func() (*image, error) {
 	return img, nil
 })
 
-var built string // the directory to remove
+var built string // the directory of the program
 
 func TestMain(m *testing.M) {
 	code := m.Run()
@@ -81,38 +81,33 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// copyInto does what COPY does: a directory's content, or files.
-func copyInto(src string, from []string, to string) error {
-	for _, pattern := range from {
-		paths, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil || len(paths) == 0 {
-			return fmt.Errorf("there is no %s: %w", pattern, err)
-		}
-		for _, path := range paths {
-			target := filepath.Join(src, to)
-			info, err := os.Stat(path)
-			if err == nil && info.IsDir() {
-				err = os.CopyFS(target, os.DirFS(path))
-			} else if err == nil {
-				err = copyFile(path, filepath.Join(target, filepath.Base(path)))
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func copyFile(from, to string) error {
-	text, err := os.ReadFile(from)
+// enough says which directory of the repository a program is made of and is not copied.
+func enough(copied []string, program string) error {
+	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if .Main}}{{$.Dir}}{{end}}{{end}}", program)
+	cmd.Dir = root
+	out, err := cmd.Output()
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+	top, err := filepath.Abs(root)
+	if err != nil {
 		return err
 	}
-	return os.WriteFile(to, text, 0o600)
+	dirs := strings.Fields(string(out))
+	if len(dirs) < 10 {
+		return fmt.Errorf("only made of %q: this looks in the wrong place", dirs)
+	}
+	for _, dir := range dirs {
+		dir, err := filepath.Rel(top, dir)
+		if err != nil {
+			return err
+		}
+		dir = filepath.ToSlash(dir)
+		if !slices.ContainsFunc(copied, func(c string) bool { return c == dir || strings.HasPrefix(dir, c+"/") || dir == "." && c == "*.go" }) {
+			return fmt.Errorf("%s is not copied before", dir)
+		}
+	}
+	return nil
 }
 
 func theImage(t *testing.T) *image {
@@ -141,6 +136,16 @@ func TestImage(t *testing.T) {
 
 // knows asks the program itself, which parses all flags before it comes to -h.
 func (img *image) knows(args []string) error {
+	key := strings.Join(args, "\x00")
+	err, asked := img.said[key]
+	if !asked {
+		err = img.ask(args)
+		img.said[key] = err
+	}
+	return err
+}
+
+func (img *image) ask(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, img.program, append(slices.Clone(args), "-h")...).CombinedOutput()

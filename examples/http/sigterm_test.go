@@ -242,7 +242,8 @@ func shopAndOther(t *testing.T, dir string, args ...string) (*shop, *distlock.Cl
 	t.Helper()
 	addrs := freeAddrs(t, 4)
 	binds, web := addrs[:3], addrs[3]
-	shop := start(t, "slow", web, append([]string{"-name", "shop", "-bind", binds[0], "-peers", binds[1] + "," + binds[2], "-data", dir}, args...)...)
+	peers := binds[1] + "," + binds[2]
+	shop := start(t, "slow", web, append([]string{"-name", "shop", "-bind", binds[0], "-peers", peers, "-data", dir}, args...)...)
 	joined := make(chan error, 2)
 	var others [2]*distlock.Cluster
 	for i := range others {
