@@ -19,6 +19,8 @@ const (
 type logWriter struct {
 	to *slog.Logger
 
+	lines everyMinute
+
 	mu      sync.Mutex // guards what follows
 	since   time.Time
 	count   int
@@ -30,6 +32,9 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	if !w.to.Enabled(context.Background(), level) {
 		return len(p), nil
 	}
+	if bytes.Contains(text, udpBlocked) && !w.lines.due("udp") {
+		return len(p), nil
+	}
 	if ok, dropped := w.admit(); ok {
 		if dropped > 0 {
 			w.to.Log(context.Background(), level, "memberlist: lines left out of the log", "count", dropped)
@@ -38,6 +43,9 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// udpBlocked is what memberlist says of each probe that only a stream got through with: where UDP is blocked, twice a second for ever.
+var udpBlocked = []byte("UDP probes failed")
 
 func (w *logWriter) admit() (ok bool, dropped int) {
 	w.mu.Lock()

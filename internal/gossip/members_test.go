@@ -296,3 +296,18 @@ func TestAPeerCannotFloodTheLog(t *testing.T) {
 		}
 	})
 }
+
+// Where UDP is blocked memberlist says so at each probe; once a minute will do.
+func TestBlockedUDPIsSaidOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		w := &logWriter{to: slog.New(slog.NewTextHandler(&log, nil))}
+		for range 2 * 65 { // half seconds
+			fmt.Fprintln(w, "[WARN] memberlist: Was able to connect to x over TCP but UDP probes failed, network may be misconfigured")
+			time.Sleep(time.Second / 2)
+		}
+		if n := strings.Count(log.String(), "UDP"); n != 2 {
+			t.Errorf("said %d times in 65s", n)
+		}
+	})
+}
