@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet format fuzz chaos faults rolling-versions netns ci demo deploy bench gobench clean
+.PHONY: help test race lint vet format fuzz chaos faults first-start quiet rolling-versions netns ci demo deploy bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +29,13 @@ chaos: ## long runs under load and faults: real processes that are killed, pause
 
 faults: ## every operation of the log fails once in every way, in a cluster under load
 	DISTLOCK_FAULTS=1 go test -v -count=1 -timeout 2h -run TestRaftSurvivesEvery ./internal/raftlog
+
+first-start: ## the first start: 10,000 simulated ones with their figures and a fault at each step (SEEDS=… for so many), then 350 of whole members in virtual time; three minutes
+	go test -v -count=1 -timeout 2h -run 'Test(Sim|OneFault|EachCut|Cut|Expect|TwoUnopened)' ./internal/founding -founding.seeds=$${SEEDS:-10000}
+	DISTLOCK_SEEDS=$${DISTLOCK_SEEDS:-50} go test -count=1 -timeout 2h -run 'TestVirtual(FirstStart|TooFew)' .
+
+quiet: ## no election while all processors are busy with other things, for an hour (DISTLOCK_QUIET=2m for so long, as in CI)
+	DISTLOCK_QUIET=$${DISTLOCK_QUIET:-1h} .ci/run quiet
 
 REF ?= 4f0aeab
 rolling-versions: ## processes of an earlier commit are replaced one by one by those of the present one, under load; half a minute (REF=… for another commit than the last whose log has format 1; 28dcb39 is the last with format 2)

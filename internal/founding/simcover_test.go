@@ -75,10 +75,10 @@ func (c *coverage) enough(t *testing.T, seeds int) {
 	}
 	for _, kind := range []string{"crash", "crash in memory", "pause", "cut", "one-way cut"} {
 		for _, step := range append(steps, "first heartbeat") {
-			want(seeds/1000, kind+" at "+step)
+			want(seeds/2000, kind+" at "+step)
 		}
 		for _, stage := range stages {
-			want(seeds/200, kind+" while "+stage)
+			want(seeds/400, kind+" while "+stage)
 		}
 	}
 	for _, stage := range stages {
@@ -88,15 +88,15 @@ func (c *coverage) enough(t *testing.T, seeds int) {
 		"another has opened", "it lost its leader, and of all who are seen nobody else belongs to it", "nobody who is seen has known it open",
 		"nobody leads it, and nothing of it was ever stored here", "so many of its voters refuse it that it never had a majority and never will",
 	} {
-		want(seeds/1000, "left: "+why)
+		want(seeds/2500, "left: "+why)
 	}
 	for _, why := range []string{"no answer in time of …", "the lower name … invites", "… can't be reached", "… refused", "…, which was invited, is gone"} {
-		want(seeds/200, "given up: "+why)
+		want(seeds/400, "given up: "+why)
 	}
 	want(seeds/200, "an acceptance is withdrawn")
 	want(seeds/1000, "two unopened clusters have committed entries")
 	for _, how := range []string{"with one open cluster", "with fewer than Expect", "without a majority of the founding voters", "with different Expect"} {
-		if c.ends[how] < seeds/1000 {
+		if c.ends[how] < seeds/2500 {
 			t.Errorf("%d of %d runs ended %s", c.ends[how], seeds, how)
 		}
 	}
@@ -151,7 +151,8 @@ func stepOf(a Action) string {
 // frequency makes faults more frequent at what every process does once at most.
 func frequency(step string) float64 {
 	switch step {
-	case "storing that it bootstraps", "bootstrapping", "starting raft", "storing that it is bound", "proposing the first entry", "storing its confirmation":
+	case "storing that it bootstraps", "bootstrapping", "starting raft", "storing that it is bound", "proposing the first entry", "storing its confirmation",
+		"storing that it is open", "sending that it is bound: accepted":
 		return 5
 	}
 	return 1

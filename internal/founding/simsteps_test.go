@@ -65,7 +65,8 @@ type stepRun struct {
 	plan plan // what matters of it: n, expect, voters, durable, noVote
 	seed uint64
 	kind string
-	at   int // step before which the fault comes; -1: none does
+	at   int   // step before which the fault comes; -1: none does
+	side []int // who is where after "this cut"
 }
 
 // run answers the steps that there were, of which the fault's is one.
@@ -90,7 +91,12 @@ func (r stepRun) run(trace bool) (s *sim, met []string) {
 		if met = append(met, step); len(met)-1 == r.at {
 			s.struck = true
 			s.logf("%s at %s by %s", r.kind, step, p.name)
-			lasts := oneFault[r.kind](s, p)
+			lasts := longCut
+			if r.side != nil {
+				copy(s.side, r.side)
+			} else {
+				lasts = oneFault[r.kind](s, p)
+			}
 			s.after(lasts, func() { s.plan.loss = 0; s.end() })
 		}
 	}
@@ -162,5 +168,44 @@ func faultAtEachStep(t *testing.T, p plan, seed uint64, met map[string]int) {
 			}
 			met[kind+" at "+got[r.at]]++
 		}
+	}
+}
+
+// longCut is longer than a process that belongs to a cluster without a leader waits before it looks whether it may leave that, and than the others
+// take to found another.
+const longCut = 50 * time.Second
+
+// At each commit of a start the network is cut in two in each way there is, before anybody hears of the commit, for so long that the side
+// without a leader gives up what may be given up: what is open on the one side must not be founded again on the other.
+func TestEachCutAtEachCommit(t *testing.T) {
+	runs, apart := 0, 0
+	for i, p := range []plan{
+		{n: 3, expect: 2, voters: 1}, {n: 4, expect: 3, voters: 1, durable: true}, {n: 5, expect: 3, voters: 1}, {n: 5, expect: 3, voters: 1, durable: true},
+		{n: 5, expect: 3, voters: 3},
+	} {
+		r := stepRun{plan: p, seed: uint64(i + 1), kind: "this cut", at: -1}
+		_, all := r.run(false)
+		for at, step := range all {
+			if !strings.HasPrefix(step, "the commit") {
+				continue
+			}
+			for sides := 1; sides < 1<<(p.n-1); sides++ {
+				r.at, r.side = at, make([]int, p.n)
+				for j := range r.side {
+					r.side[j] = sides >> j & 1
+				}
+				s, _ := r.run(false)
+				if runs++; s.cover.met["left: nobody leads it, and nothing of it was ever stored here"] > 0 {
+					apart++
+				}
+				if len(s.broken) > 0 || !s.converged() {
+					s, _ = r.run(true)
+					t.Fatalf("cut %v at %s, step %d: %s\n%s", r.side, step, at, s.report(), s.trace)
+				}
+			}
+		}
+	}
+	if apart < runs/4 {
+		t.Errorf("in %d of %d runs somebody gave the cluster up", apart, runs)
 	}
 }

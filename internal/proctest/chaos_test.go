@@ -17,6 +17,10 @@ func TestMain(m *testing.M) {
 		runMember(os.Stdin, os.Stdout)
 		os.Exit(0)
 	}
+	if os.Getenv(burnEnv) != "" {
+		burnUntil(os.Stdin)
+		os.Exit(0)
+	}
 	os.Exit(run(m))
 }
 
