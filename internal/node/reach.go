@@ -89,9 +89,10 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler) (*rpc
 				if provesGone(w.err) {
 					n.hasten(server)
 				}
-				if more = detourHelps(w.err); !more {
+				if !detourHelps(w.err) {
 					detours = nil
 				}
+				more = pending == 0 // else a detour that is under way has its time
 			case isGone(w.err): // two machines say so
 				detours = nil
 			default:

@@ -65,7 +65,17 @@ func walled(t *testing.T) (w *walls, f fleet, leader, n *Node) {
 	leader, _ = f.leader(t)
 	await(t, leader, "three voters", func() bool { voters, _ := leader.voterSet(); return len(voters) == 3 })
 	n = slices.DeleteFunc(slices.Clone(f), func(n *Node) bool { return n.RunsRaft() })[0]
-	await(t, n, "everybody is known", func() bool { return len(n.Members()) == 4 && len(leader.Members()) == 4 })
+	for _, x := range f {
+		await(t, x, "everybody is known, and who votes", func() bool {
+			voters := 0
+			for _, m := range x.gossip.Members() {
+				if m.Voter {
+					voters++
+				}
+			}
+			return voters == 3 && len(x.Members()) == 4
+		})
+	}
 	return w, f, leader, n
 }
 
