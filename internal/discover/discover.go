@@ -22,6 +22,7 @@ const (
 	maxTargets = 4096 // of services, looked up in one call
 	maxPorts   = 64   // of one of them
 	maxPerHost = 64   // addresses of a service's target: it is one host
+	maxFaults  = 16   // named in an error of each kind
 )
 
 // Resolver answers names. A *net.Resolver does, and a test's own.
@@ -38,9 +39,9 @@ func Resolve(ctx context.Context, peers []string, resolver Resolver, self ...str
 	if resolver == nil {
 		resolver = net.DefaultResolver
 	}
-	var errs []error
+	var f faults
 	if len(peers) > MaxPeers {
-		errs = append(errs, fmt.Errorf("%d peers, only the first %d are used", len(peers), MaxPeers))
+		f.add(fmt.Errorf("%d peers, only the first %d are used", len(peers), MaxPeers))
 		peers = peers[:MaxPeers]
 	}
 	s := &search{resolver: resolver, slots: make(chan struct{}, maxLookups)}
@@ -61,7 +62,7 @@ func Resolve(ctx context.Context, peers []string, resolver Resolver, self ...str
 	var addrs []string
 	for i := range peers {
 		if failed[i] != nil {
-			errs = append(errs, fmt.Errorf("peer %q: %w", peers[i], failed[i]))
+			f.add(fmt.Errorf("peer %q: %w", peers[i], failed[i]))
 		}
 		for _, ap := range found[i] {
 			if s := ap.String(); !seen[s] && len(addrs) < MaxAddrs {
@@ -70,7 +71,31 @@ func Resolve(ctx context.Context, peers []string, resolver Resolver, self ...str
 			}
 		}
 	}
-	return addrs, errors.Join(errs...)
+	return addrs, f.err("peers")
+}
+
+// faults is what went wrong, of which the first are named and the others counted.
+type faults struct {
+	named []error
+	more  int
+}
+
+func (f *faults) add(err error) {
+	switch {
+	case err == nil:
+	case len(f.named) < maxFaults:
+		f.named = append(f.named, err)
+	default:
+		f.more++
+	}
+}
+
+// err is all of it; what says of what there were more.
+func (f *faults) err(what string) error {
+	if f.more == 0 {
+		return errors.Join(f.named...)
+	}
+	return errors.Join(errors.Join(f.named...), fmt.Errorf("and %d more %s", f.more, what))
 }
 
 // search is one Resolve.
@@ -99,17 +124,15 @@ func (s *search) peer(ctx context.Context, peer string) ([]netip.AddrPort, error
 // the others are answered beside the error.
 func (s *search) service(ctx context.Context, name string) ([]netip.AddrPort, error) {
 	records, err := s.records(ctx, name)
-	var errs []error
-	if err != nil {
-		errs = append(errs, err)
-	}
+	var f faults
+	f.add(err)
 	ports := map[string][]uint16{} // of each target
 	var hosts []string
 	for _, r := range records {
 		switch known := ports[r.Target]; {
 		case r.Target == "." || r.Target == "": // RFC 2782: the service is decidedly not there
 		case r.Port == 0:
-			errs = append(errs, fmt.Errorf("its target %q has port 0", r.Target))
+			f.add(fmt.Errorf("its target %q has port 0", r.Target))
 		case len(known) < maxPorts:
 			if known == nil {
 				hosts = append(hosts, r.Target)
@@ -117,12 +140,12 @@ func (s *search) service(ctx context.Context, name string) ([]netip.AddrPort, er
 			ports[r.Target] = append(known, r.Port)
 		}
 	}
-	if len(hosts) == 0 && len(errs) == 0 {
-		errs = append(errs, errors.New("the service has no processes"))
+	if len(hosts) == 0 && len(f.named) == 0 {
+		f.add(errors.New("the service has no processes"))
 	}
 	before := s.targets.Add(int64(len(hosts))) - int64(len(hosts))
 	if room := max(0, maxTargets-before); room < int64(len(hosts)) {
-		errs = append(errs, fmt.Errorf("the service has %d targets; with those of others, only %d are looked up", len(hosts), maxTargets))
+		f.add(fmt.Errorf("the service has %d targets; with those of others, only %d are looked up", len(hosts), maxTargets))
 		hosts = hosts[:room]
 	}
 	found := make([][]netip.AddrPort, len(hosts))
@@ -130,17 +153,20 @@ func (s *search) service(ctx context.Context, name string) ([]netip.AddrPort, er
 	var wg sync.WaitGroup
 	for i, host := range hosts {
 		wg.Go(func() { // ends with its lookup
-			ips, err := s.addrs(ctx, host, maxPerHost)
-			if err != nil {
-				failed[i] = fmt.Errorf("its target %q: %w", host, err)
-			}
+			var ips []netip.Addr
+			ips, failed[i] = s.addrs(ctx, host, maxPerHost)
 			found[i] = join(ips, ports[host])
 		})
 	}
 	wg.Wait()
+	for i, host := range hosts {
+		if failed[i] != nil {
+			f.add(fmt.Errorf("its target %q: %w", host, failed[i]))
+		}
+	}
 	all := slices.Concat(found...)
 	slices.SortFunc(all, netip.AddrPort.Compare) // resolvers shuffle
-	return all, errors.Join(append(errs, failed...)...)
+	return all, f.err("of its targets")
 }
 
 // records are the SRV records of name. Some may come beside an error: that others made no sense.

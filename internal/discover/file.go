@@ -10,9 +10,8 @@ import (
 
 // Bounds of a file of peers, beside MaxPeers.
 const (
-	MaxFile   = 1 << 20 // bytes
-	maxFaults = 8       // lines that an error names
-	maxShown  = 64      // bytes of each
+	MaxFile  = 1 << 20 // bytes
+	maxShown = 64      // of a line in an error
 )
 
 // ReadFile answers the peers in the file at path, one a line. What follows a # is a comment; blank lines and spaces around a peer don't count,
@@ -23,8 +22,8 @@ func ReadFile(path string) ([]string, error) {
 	if text == nil && err != nil {
 		return nil, fmt.Errorf("peers file %q: %w", path, err)
 	}
-	peers, faults := parse(text)
-	if err = errors.Join(append([]error{err}, faults...)...); err != nil {
+	peers, fault := parse(text)
+	if err = errors.Join(err, fault); err != nil {
 		return peers, fmt.Errorf("peers file %q: %w", path, err)
 	}
 	return peers, nil
@@ -64,9 +63,10 @@ func reason(err error) error {
 }
 
 // parse takes the text of a file apart.
-func parse(text []byte) (peers []string, faults []error) {
+func parse(text []byte) (peers []string, fault error) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors begin a file with it
-	bad, n := 0, 0
+	var f faults
+	n := 0
 	for line := range bytes.Lines(text) {
 		n++
 		line, _, _ = bytes.Cut(line, []byte("#"))
@@ -75,20 +75,14 @@ func parse(text []byte) (peers []string, faults []error) {
 			continue
 		}
 		if len(peers) == MaxPeers {
-			faults = append(faults, fmt.Errorf("line %d: more than %d peers, and the rest is not read", n, MaxPeers))
-			break
+			return peers, errors.Join(f.err("such lines"), fmt.Errorf("line %d: more than %d peers, and the rest is not read", n, MaxPeers))
 		}
 		peer := string(line)
 		if err := Check(peer); err != nil {
-			if bad++; bad <= maxFaults {
-				faults = append(faults, fmt.Errorf("line %d, %q: %w", n, line[:min(len(line), maxShown)], err))
-			}
+			f.add(fmt.Errorf("line %d, %q: %w", n, line[:min(len(line), maxShown)], err))
 			continue
 		}
 		peers = append(peers, peer)
 	}
-	if bad > maxFaults {
-		faults = append(faults, fmt.Errorf("and %d more such lines", bad-maxFaults))
-	}
-	return peers, faults
+	return peers, f.err("such lines")
 }

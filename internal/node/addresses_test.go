@@ -2,10 +2,14 @@ package node
 
 import (
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -91,5 +95,78 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 	if stored := b.byName(); len(stored) != maxAddrs || stored[kept.String()] != "kept" {
 		t.Errorf("%d would be stored", len(stored))
+	}
+}
+
+// Addresses are stored when there is news, now and then; what the process has promised stays as it is, and a store that fails ends nothing.
+func TestAddressesAreStored(t *testing.T) {
+	peer := wire.NewUUID()
+	was := raftlog.Identity{Server: wire.NewUUID(), Group: "g", Name: "m", Cluster: wire.NewUUID(), Founding: []byte("promises")}
+	n := &Node{cfg: Config{Dir: t.TempDir()}, logger: slog.New(slog.DiscardHandler)}
+	n.addrs.learn(peer, "10.0.0.1:1")
+	stored := func() string {
+		t.Helper()
+		id, known, err := raftlog.LoadIdentity(n.cfg.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !known {
+			return "nothing"
+		}
+		if id.Server != was.Server || id.Cluster != was.Cluster || id.Group != was.Group || string(id.Founding) != string(was.Founding) {
+			t.Fatalf("stored %+v, was %+v", id, was)
+		}
+		return id.Peers[peer.String()]
+	}
+	later := func() { n.storedAt = n.storedAt.Add(-storeEvery) }
+
+	n.storeAddresses()
+	if got := stored(); got != "nothing" {
+		t.Errorf("before there is an identity, %s is stored", got)
+	}
+	if err := n.store(was); err != nil {
+		t.Fatal(err)
+	}
+	n.storeAddresses()
+	if got := stored(); got != "" {
+		t.Errorf("at once after the identity, %s is stored", got)
+	}
+	later()
+	n.storeAddresses()
+	if got := stored(); got != "10.0.0.1:1" {
+		t.Errorf("%q is stored", got)
+	}
+	file := filepath.Join(n.cfg.Dir, "identity")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	later()
+	n.storeAddresses()
+	if got := stored(); got != "nothing" {
+		t.Errorf("with no news, %s is stored", got)
+	}
+	n.addrs.learn(peer, "10.0.0.2:2")
+	n.storeAddresses()
+	if got := stored(); got != "10.0.0.2:2" {
+		t.Errorf("after it has moved, %q is stored", got)
+	}
+
+	dir := n.cfg.Dir
+	n.cfg.Dir = filepath.Join(dir, "gone")
+	n.addrs.learn(peer, "10.0.0.3:3")
+	later()
+	n.storeAddresses()
+	later()
+	n.cfg.Dir = dir
+	n.storeAddresses()
+	if got := stored(); got != "10.0.0.2:2" {
+		t.Errorf("so soon after a failure, %q is stored", got)
+	}
+	for range time.Minute / storeEvery {
+		later()
+	}
+	n.storeAddresses()
+	if got := stored(); got != "10.0.0.3:3" {
+		t.Errorf("after a failure that is over, %q is stored", got)
 	}
 }
