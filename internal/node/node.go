@@ -94,7 +94,7 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Logger: cfg.Logger})
-	n.gossip, err = gossip.Start(gossip.Config{
+	gc := gossip.Config{
 		Self: n.meta(), Group: cfg.Group, Packets: cfg.Packets, Logger: cfg.Logger, Seeds: n.seeds,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			conn, _, err := n.mux.Dial(ctx, addr, wire.KindGossip, wire.UUID{})
@@ -111,8 +111,11 @@ func Start(cfg Config) (*Node, error) {
 				return nil, ctx.Err()
 			}
 		},
-	})
-	if err != nil {
+	}
+	if change := cfg.Hooks.Gossip; change != nil {
+		change(&gc)
+	}
+	if n.gossip, err = gossip.Start(gc); err != nil {
 		n.cancel()
 		return nil, errors.Join(err, cfg.Packets.Close(), n.mux.Close())
 	}
