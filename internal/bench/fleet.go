@@ -19,6 +19,8 @@ type fleet struct {
 	folder  string
 	durable bool
 	addrs   []string
+	seeds   []string // those that a member is told of
+	expect  int
 	procs   []*process // nil: not running
 }
 
@@ -28,7 +30,7 @@ func (b *bench) startFleet(ctx context.Context, store, part string) (*fleet, err
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{folder: filepath.Join(b.folder, part+"-"+store), durable: store == storeDurable, addrs: addrs, procs: make([]*process, members)}
+	f := &fleet{folder: filepath.Join(b.folder, part+"-"+store), durable: store == storeDurable, addrs: addrs, seeds: addrs, expect: members, procs: make([]*process, members)}
 	if err := mkdir(f.folder); err != nil {
 		return nil, err
 	}
@@ -49,19 +51,28 @@ func (b *bench) startFleet(ctx context.Context, store, part string) (*fleet, err
 
 // start gives member i a process that joins.
 func (f *fleet) start(ctx context.Context, i int) error {
-	name := fmt.Sprintf("m%d", i+1)
-	p, err := launch(name, filepath.Join(f.folder, name+".log"))
-	if err != nil {
+	if err := f.launch(i); err != nil {
 		return err
 	}
-	f.procs[i] = p
-	j := &join{Name: name, Bind: f.addrs[i], Peers: f.addrs, Expect: members}
-	if f.durable {
-		j.Dir = filepath.Join(f.folder, name)
-	}
-	_, err = p.call(ctx, command{Do: doJoin, Join: j})
+	return f.join(ctx, i)
+}
+
+func (f *fleet) launch(i int) (err error) {
+	name := nameOf(i)
+	f.procs[i], err = launch(name, filepath.Join(f.folder, name+".log"))
 	return err
 }
+
+func (f *fleet) join(ctx context.Context, i int) error {
+	j := &join{Name: nameOf(i), Bind: f.addrs[i], Peers: f.seeds, Expect: f.expect}
+	if f.durable {
+		j.Dir = filepath.Join(f.folder, j.Name)
+	}
+	_, err := f.procs[i].call(ctx, command{Do: doJoin, Join: j})
+	return err
+}
+
+func nameOf(i int) string { return fmt.Sprintf("m%d", i+1) }
 
 // end kills what runs.
 func (f *fleet) end() error {

@@ -102,9 +102,10 @@ func (c *caller) makePairs(ctx context.Context, n int) error {
 
 // hold locks l.Pairs keys and keeps them.
 func (m *member) hold(ctx context.Context, l *load) error {
-	m.held = make([]*distlock.Lock, l.Pairs)
+	m.held = make([]held, l.Pairs)
 	return share(l, func(i int) (err error) {
-		m.held[i], err = m.cluster.Lock(ctx, "held-"+strconv.Itoa(i))
+		all := m.everybody()
+		m.held[i], err = all[i%len(all)].lock(ctx, l.Prefix+"held-"+strconv.Itoa(i))
 		return err
 	})
 }

@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -82,7 +84,24 @@ func (u *usage) ask() error {
 		return fmt.Errorf("/proc/self/statm: %w", err)
 	}
 	u.Resident = resident * int64(os.Getpagesize())
+	for _, name := range []string{"rchar", "wchar"} { // what read and write moved; packets go by other calls
+		n, err := strconv.ParseInt(lineOf("/proc/self/io", name), 10, 64)
+		if err != nil {
+			return fmt.Errorf("/proc/self/io: %w", err)
+		}
+		u.Streamed += n
+	}
 	return nil
+}
+
+// ask fills in what has gone over this machine's loopback.
+func (t *traffic) ask() error {
+	fields := strings.Fields(lineOf("/proc/net/dev", "lo")) // received: bytes, packets, …; all that is sent is received
+	if len(fields) < 2 {
+		return errors.New("/proc/net/dev: no lo")
+	}
+	_, err := fmt.Sscan(fields[0]+" "+fields[1], &t.bytes, &t.packets)
+	return err
 }
 
 // ignoreInterrupt leaves the end of a member to its parent.

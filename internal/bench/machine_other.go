@@ -15,5 +15,8 @@ func thisMachine(string) machine {
 // ask leaves zeros: not measured.
 func (u *usage) ask() error { return nil }
 
+// ask leaves zeros: not measured.
+func (t *traffic) ask() error { return nil }
+
 // ignoreInterrupt leaves the end of a member to its parent.
 func ignoreInterrupt() { signal.Ignore(os.Interrupt) }

@@ -54,6 +54,9 @@ type options struct {
 	starts  int
 	idle    time.Duration
 	keys    int
+	sizes   []int
+	swarm   int
+	held    int
 	dir     string
 	profile string
 	args    []string // as they were given
@@ -66,6 +69,7 @@ const (
 	partAlone      = "alone"
 	partMemory     = "memory"
 	partKinds      = "kinds"
+	partFleet      = "fleet"
 
 	storeDurable = "durable"
 	storeMemory  = "memory"
@@ -78,7 +82,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	o := options{args: args}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(usage)
-	parts := flags.String("parts", "throughput,failover,alone,memory,kinds", "what to measure")
+	parts := flags.String("parts", "throughput,failover,alone,memory,kinds,fleet", "what to measure")
 	stores := flags.String("stores", "durable,memory", "where clusters keep their log in throughput and failover")
 	from := flags.String("from", "leader,follower", "which member takes the locks of throughput")
 	callers := flags.String("callers", "1,64,256", "concurrent callers of throughput and kinds")
@@ -86,18 +90,22 @@ func parse(args []string, usage io.Writer) (options, error) {
 	flags.DurationVar(&o.warm, "warm", time.Second, "time under load before each of them")
 	flags.IntVar(&o.kills, "kills", 20, "of the leader, for each store of failover")
 	flags.IntVar(&o.starts, "starts", 50, "of a process alone")
-	flags.DurationVar(&o.idle, "idle", 10*time.Second, "time for which a process alone does nothing")
+	flags.DurationVar(&o.idle, "idle", 10*time.Second, "time for which a process alone, or a fleet, does nothing")
 	flags.IntVar(&o.keys, "keys", 1_000_000, "held at once, then freed, in memory")
+	sizes := flags.String("sizes", "3,4,7,50", "processes of the fleets of fleet")
+	flags.IntVar(&o.swarm, "swarm", 1000, "members of the last of them, the most in one process; 0: none")
+	flags.IntVar(&o.held, "held", 10_000, "locks that an idle fleet holds")
 	flags.StringVar(&o.dir, "dir", "", "folder in which a temporary one is made for all data; the default is the system's")
 	flags.StringVar(&o.profile, "profile", "", "folder for profiles of all members, one set for each row of throughput")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	var errs [4]error
-	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory, partKinds)
+	var errs [5]error
+	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory, partKinds, partFleet)
 	o.stores, errs[1] = choice("stores", *stores, storeDurable, storeMemory)
 	o.from, errs[2] = choice("from", *from, fromLeader, fromFollower)
 	o.callers, errs[3] = numbers("callers", *callers)
+	o.sizes, errs[4] = numbers("sizes", *sizes)
 	err := errors.Join(errs[:]...)
 	switch {
 	case err != nil:
@@ -105,8 +113,10 @@ func parse(args []string, usage io.Writer) (options, error) {
 		err = fmt.Errorf("unexpected %q", flags.Arg(0))
 	case o.measure <= 0 || o.warm < 0 || o.idle <= 0:
 		err = errors.New("-measure and -idle must be above 0, -warm must not be below")
-	case o.kills < 1 || o.starts < 1 || o.keys < 1:
-		err = errors.New("-kills, -starts and -keys must be at least 1; -parts leaves a part out")
+	case o.kills < 1 || o.starts < 1 || o.keys < 1 || o.held < 1:
+		err = errors.New("-kills, -starts, -keys and -held must be at least 1; -parts leaves a part out")
+	case slices.Min(o.sizes) < members || o.swarm != 0 && o.swarm < leastSwarm:
+		err = fmt.Errorf("-sizes must be at least %d, -swarm 0 or at least %d", members, leastSwarm)
 	}
 	if err != nil {
 		fmt.Fprintln(usage, err)
@@ -152,7 +162,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	b := &bench{options: o, folder: folder, out: out, progress: progress}
 	writeMachine(out, folder, o.args)
 	measure := map[string]func(context.Context) error{
-		partThroughput: b.throughput, partFailover: b.failover, partAlone: b.alone, partMemory: b.memory, partKinds: b.kinds,
+		partThroughput: b.throughput, partFailover: b.failover, partAlone: b.alone, partMemory: b.memory, partKinds: b.kinds, partFleet: b.fleets,
 	}
 	for _, part := range o.parts {
 		if err := measure[part](ctx); err != nil {

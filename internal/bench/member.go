@@ -21,7 +21,8 @@ const memberMode = "member"
 // member is the side of a process that is measured.
 type member struct {
 	cluster *distlock.Cluster // set by the first command, which the parent awaits
-	held    []*distlock.Lock  // set by doHold, which the parent awaits before doFree
+	swarm   []*simulated      // or these, instead
+	held    []held            // set by doHold, which the parent awaits before doFree
 	cpu     *os.File          // the profile that is being written; doProfile and doWrite are not sent at once
 }
 
@@ -48,12 +49,20 @@ func (m *member) obey(c command) answer {
 	switch c.Do {
 	case doJoin:
 		err = m.join(ctx, c.Join)
+	case doSwarm:
+		err = m.joinSwarm(ctx, c.Swarm)
+	case doAwait:
+		a.Took, err = m.await(ctx, c.Await)
+	case doLost:
+		a.Lost = m.lost()
+	case doIndex:
+		a.Index, err = m.index(ctx)
 	case doFirst:
 		a.Took, err = m.first(ctx, c.Join)
 	case doStatus:
 		a.State = m.state()
 	case doPair:
-		a.Took, err = m.pair(ctx, c.Key)
+		a.Took, err = m.pairs(ctx, c.Key)
 	case doLoad:
 		a.Load, err = m.load(ctx, c.Load)
 	case doHold:
@@ -76,11 +85,16 @@ func (m *member) obey(c command) answer {
 }
 
 func (m *member) join(ctx context.Context, j *join) (err error) {
-	m.cluster, err = distlock.JoinContext(ctx, distlock.Config{
-		Name: j.Name, Bind: j.Bind, Peers: j.Peers, Expect: j.Expect, DataDir: j.Dir,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
+	m.cluster, err = joinAs(ctx, j)
 	return err
+}
+
+func joinAs(ctx context.Context, j *join) (*distlock.Cluster, error) {
+	return distlock.JoinContext(ctx, distlock.Config{
+		Name: j.Name, Bind: j.Bind, Peers: j.Peers, Expect: j.Expect, DataDir: j.Dir,
+		JoinTimeout: time.Hour, // ctx ends before
+		Logger:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
 }
 
 // first is what a program waits that takes one lock after its start.
@@ -97,25 +111,20 @@ func (m *member) first(ctx context.Context, j *join) (time.Duration, error) {
 	return took, lock.Unlock(ctx)
 }
 
-func (m *member) state() *state {
-	st := m.cluster.Status()
-	s := &state{Ready: st.Ready, Leader: st.Leader}
+func (m *member) state() *state { return stateOf(m.cluster) }
+
+func stateOf(c *distlock.Cluster) *state {
+	st := c.Status()
+	s := &state{Ready: st.Ready, Leader: st.Leader, Client: st.Role == distlock.Client}
 	for _, o := range st.Members {
+		if o.State == distlock.Alive || o.State == distlock.Suspect { // whom nobody but this process misses lives
+			s.Alive++
+		}
 		if o.Role == distlock.Voter && o.State == distlock.Alive {
 			s.Voters++
 		}
 	}
 	return s
-}
-
-func (m *member) pair(ctx context.Context, key string) (time.Duration, error) {
-	began := time.Now()
-	lock, err := m.cluster.Lock(ctx, key)
-	if err != nil {
-		return 0, err
-	}
-	took := time.Since(began)
-	return took, lock.Unlock(ctx)
 }
 
 // ownUsage tells of this process, with collect after all that is garbage has been given back.
@@ -131,6 +140,7 @@ func ownUsage(collect bool) (*usage, error) {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	u.Heap = int64(mem.HeapAlloc)
+	u.Goroutines = runtime.NumGoroutine()
 	return u, nil
 }
 

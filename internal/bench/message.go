@@ -11,11 +11,15 @@ import (
 const (
 	doJoin    = "join"    // Join
 	doFirst   = "first"   // Join and the first lock; Took is both
+	doSwarm   = "swarm"   // simulate many members, in this one process
+	doAwait   = "await"   // until all members of the process know what Await says; Took is the time until then
 	doStatus  = "status"  // State
-	doPair    = "pair"    // lock and unlock Key; Took is the lock
+	doPair    = "pair"    // lock and unlock Key; Took is the lock, the slowest if there are many members
 	doLoad    = "load"    // Load
 	doHold    = "hold"    // Load: lock Keys keys and keep them
 	doFree    = "free"    // unlock them
+	doLost    = "lost"    // Lost: how many of them are gone
+	doIndex   = "index"   // Index: how many entries the log has
 	doUsage   = "usage"   // Usage
 	doProfile = "profile" // begin profiles, at File
 	doWrite   = "write"   // end them
@@ -26,6 +30,8 @@ type command struct {
 	ID      uint64        `json:"id"`
 	Do      string        `json:"do"`
 	Join    *join         `json:"join,omitempty"`
+	Swarm   *swarm        `json:"swarm,omitempty"`
+	Await   *await        `json:"await,omitempty"`
 	Key     string        `json:"key,omitempty"`
 	Load    *load         `json:"load,omitempty"`
 	File    string        `json:"file,omitempty"`
@@ -42,13 +48,28 @@ type join struct {
 	Dir    string   `json:"dir,omitempty"`
 }
 
+// swarm is members that one process joins with, so many at a time.
+type swarm struct {
+	Joins  []join `json:"joins"`
+	AtOnce int    `json:"at_once"`
+}
+
+// await is what a member is to know: that so many members are alive, or at least so many, if not 0, and, by a leader of another name than Not, that
+// it can take locks.
+type await struct {
+	Alive int    `json:"alive,omitempty"`
+	Least int    `json:"least,omitempty"`
+	Not   string `json:"not,omitempty"`
+}
+
 // load is callers that take locks, each on keys of its own: for a time, or until they have made a number of pairs.
 type load struct {
 	Callers int           `json:"callers"`
 	Warm    time.Duration `json:"warm,omitempty"`
 	Measure time.Duration `json:"measure,omitempty"`
-	Pairs   int           `json:"pairs,omitempty"` // instead of a time
-	Kind    int           `json:"kind,omitempty"`  // of kinds
+	Pairs   int           `json:"pairs,omitempty"`  // instead of a time
+	Kind    int           `json:"kind,omitempty"`   // of kinds
+	Prefix  string        `json:"prefix,omitempty"` // of the keys of hold
 }
 
 // answer is one line of JSON from a member.
@@ -57,6 +78,8 @@ type answer struct {
 	Error string        `json:"error,omitempty"`
 	Took  time.Duration `json:"took,omitempty"`
 	State *state        `json:"state,omitempty"`
+	Lost  int           `json:"lost,omitempty"`
+	Index uint64        `json:"index,omitempty"`
 	Load  *rate         `json:"load,omitempty"`
 	Usage *usage        `json:"usage,omitempty"`
 }
@@ -66,6 +89,8 @@ type state struct {
 	Ready  bool   `json:"ready"`
 	Leader string `json:"leader"`
 	Voters int    `json:"voters"` // that are alive
+	Alive  int    `json:"alive"`  // members
+	Client bool   `json:"client"` // it runs no Raft
 }
 
 // rate is what came of a load.
@@ -77,9 +102,11 @@ type rate struct {
 
 // usage is what a process takes of the machine.
 type usage struct {
-	CPU      time.Duration `json:"cpu"`      // since it began; 0: this system is not asked
-	Resident int64         `json:"resident"` // bytes; 0 as well
-	Heap     int64         `json:"heap"`     // bytes in use
+	CPU        time.Duration `json:"cpu"`      // since it began; 0: this system is not asked
+	Resident   int64         `json:"resident"` // bytes; 0 as well
+	Heap       int64         `json:"heap"`     // bytes in use
+	Goroutines int           `json:"goroutines"`
+	Streamed   int64         `json:"streamed"` // bytes read and written, since it began: TCP, as this program writes nothing else; 0: not asked
 }
 
 // pipe sends and receives over a pair of pipes.

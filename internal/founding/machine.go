@@ -229,20 +229,17 @@ func (m *Machine) sees(instance wire.UUID) bool {
 
 // openCluster is the open cluster that most living processes have known open; of equals the one with the least UUID.
 func (m *Machine) openCluster() (wire.UUID, bool) {
+	count := make(map[wire.UUID]int)
+	for i := range m.peers {
+		if p := &m.peers[i]; p.Open {
+			count[p.Cluster]++
+		}
+	}
 	var best wire.UUID
 	most := 0
-	for _, p := range m.peers {
-		if !p.Open {
-			continue
-		}
-		n := 0
-		for _, q := range m.peers {
-			if q.Open && q.Cluster == p.Cluster {
-				n++
-			}
-		}
-		if n > most || n == most && p.Cluster.Less(best) {
-			best, most = p.Cluster, n
+	for cluster, n := range count { // order does not matter
+		if n > most || n == most && cluster.Less(best) {
+			best, most = cluster, n
 		}
 	}
 	return best, most > 0

@@ -43,6 +43,15 @@ type Config struct {
 	Advertise string
 
 	Logger *slog.Logger // nil: nothing is logged
+
+	// Simulated is for programs that let one process stand for many; nil in earnest.
+	Simulated *Simulated
+}
+
+// Simulated makes a process one of a large fleet whose others hear of it, and which costs little: it is told of few of them itself.
+type Simulated struct {
+	Knows func(Meta) bool // who else is let in
+	Probe time.Duration   // instead of probeInterval, so that those few are not probed more often than in a fleet of which all are told
 }
 
 // Gossip is this process's part. Its methods are safe for concurrent use; none but Leave and Close blocks.
@@ -94,6 +103,9 @@ func Start(cfg Config) (*Gossip, error) {
 		life: make(turn, 1),
 	}
 	g.members.init(cfg.Self, cfg.Logger)
+	if cfg.Simulated != nil {
+		g.members.knows = cfg.Simulated.Knows
+	}
 	g.seeds.init(advertise, cfg.Packets.LocalAddr())
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.tr = newTransport(cfg, advertise, g.members.heard, cfg.Logger)
@@ -131,6 +143,9 @@ func (g *Gossip) settings() *memberlist.Config {
 	c.AwarenessMaxMultiplier = awarenessMax
 	c.GossipInterval = 100 * time.Millisecond
 	c.PushPullInterval = 15 * time.Second
+	if s := g.cfg.Simulated; s != nil {
+		c.ProbeInterval, c.PushPullInterval = s.Probe, 0
+	}
 	c.DeadNodeReclaimTime = time.Second // 0 would refuse a node at a new address for as long as it is remembered
 	c.EnableCompression = false         // states are small, and a compressed message is refused (see acceptable)
 	c.Delegate, c.Events, c.Alive, c.Merge, c.Ping = g, g, g, g, g
@@ -174,7 +189,7 @@ func (g *Gossip) updater() {
 	for {
 		select {
 		case <-g.update:
-			said = 0
+			said = g.members.firstAgain()
 		case <-again.C:
 			said++
 		case <-g.ctx.Done():
@@ -197,8 +212,12 @@ func (g *Gossip) updater() {
 	}
 }
 
-// sayAgain is how long after a change, and after its repetitions, it is repeated.
+// sayAgain is how long after a change, and after its repetitions, it is repeated. In a large fleet only the last is made: there memberlist has each
+// process pass a change on eight times and more, so that all copies are lost to those only who hear nothing at all, and when many come at once
+// what they say fills everybody's packets for as long as it is repeated.
 var sayAgain = [...]time.Duration{400 * time.Millisecond, time.Second, 3 * time.Second}
+
+const largeFleet = 32 // others that live
 
 // Leave tells the others that this process goes, so that they list it as Left and not as Failed. It takes a few hundred milliseconds, and
 // at most timeout or maxLeave. Close must follow.

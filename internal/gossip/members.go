@@ -46,6 +46,7 @@ const (
 
 var (
 	errForeign = errors.New("of another open cluster")
+	errUnknown = errors.New("not to be known here")
 	errFull    = fmt.Errorf("more than %d processes", maxMembers)
 )
 
@@ -53,6 +54,7 @@ var (
 type table struct {
 	log   *slog.Logger
 	lines everyMinute
+	knows func(Meta) bool // who is let in; nil: all. Set before anybody calls
 
 	mu        sync.Mutex // guards what follows
 	self      Meta
@@ -166,6 +168,9 @@ func (t *table) admit(n *memberlist.Node) error {
 			t.log.Warn("gossip: a process is ignored because what it says of itself can't be read", "from", n.Address(), "error", err)
 		}
 		return err
+	}
+	if t.knows != nil && !t.knows(m) {
+		return errUnknown
 	}
 	self, err := t.judge(n.Name, m)
 	switch {
@@ -395,6 +400,16 @@ func (t *table) strikeEverAlive(addrs map[netip.AddrPort]bool) {
 			delete(addrs, r.addr)
 		}
 	}
+}
+
+// firstAgain is which of the repetitions of a change comes first.
+func (t *table) firstAgain() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.living >= largeFleet {
+		return len(sayAgain) - 1
+	}
+	return 0
 }
 
 // enough says whether there is no hurry to find others.

@@ -130,6 +130,19 @@ func TestTheLivingAreBounded(t *testing.T) {
 	}
 }
 
+func TestALargeFleetRepeatsLess(t *testing.T) {
+	tab := newTable(meta("me"), nil)
+	for i := range largeFleet {
+		if got := tab.firstAgain(); got != 0 {
+			t.Fatalf("among %d others the first repetition is number %d", i, got)
+		}
+		_ = tab.note(meta(fmt.Sprint(i)), Alive)
+	}
+	if got := tab.firstAgain(); got != len(sayAgain)-1 {
+		t.Errorf("among %d others the first repetition is number %d", largeFleet, got)
+	}
+}
+
 func TestSuspectIsWhoDoesNotAnswerUs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tab := newTable(meta("me"), nil)

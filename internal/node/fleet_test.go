@@ -22,10 +22,11 @@ type dialer func(ctx context.Context, addr string) (net.Conn, error)
 // startFleet starts a node for each of hooks, with so many voters, and waits until all know that their cluster has opened.
 func startFleet(t *testing.T, voters int, hooks ...Hooks) fleet {
 	t.Helper()
-	return startFleetOn(t, func(int) dialer { return mux.System().Dial }, voters, hooks...)
+	return startFleetOn(t, func(int) dialer { return mux.System().Dial }, len(hooks), voters, hooks...)
 }
 
-func startFleetOn(t *testing.T, dial func(i int) dialer, voters int, hooks ...Hooks) fleet {
+// startFleetOn is startFleet with a network, where only the first so many may vote.
+func startFleetOn(t *testing.T, dial func(i int) dialer, mayVote, voters int, hooks ...Hooks) fleet {
 	t.Helper()
 	var addrs []string
 	var starts []func() *Node
@@ -39,7 +40,7 @@ func startFleetOn(t *testing.T, dial func(i int) dialer, voters int, hooks ...Ho
 		starts = append(starts, func() *Node {
 			n, err := Start(Config{
 				Name: string(rune('a' + i)), Group: "g", Instance: wire.NewUUID(), Addr: addr, Listener: l, Packets: p, Dial: dial(i),
-				Expect: len(hooks), Voters: voters, MayVote: true, Loopback: true, SelfAddr: addr,
+				Expect: len(hooks), Voters: voters, MayVote: i < mayVote, Loopback: true, SelfAddr: addr,
 				Seeds: func(context.Context) ([]string, error) {
 					return slices.DeleteFunc(slices.Clone(addrs), func(a string) bool { return a == addr }), nil
 				},

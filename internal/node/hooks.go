@@ -3,16 +3,18 @@ package node
 import (
 	"time"
 
+	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/raftfsm"
 )
 
-// Hooks are where tests put faults in. The zero Hooks put none.
+// Hooks are where tests put faults in, and simulations what they leave out. The zero Hooks do nothing.
 type Hooks struct {
 	Store   func(raftlog.Store) raftlog.Store // wraps the log's store, below its guard
 	Applied func(*raftfsm.Result)             // called for each entry on the applying goroutine, before anybody hears of it
 	Wall    func() time.Time                  // the wall clock; default time.Now
 	Blind   bool                              // does not look for another process with its stored identity before it uses that
+	Gossip  func(*gossip.Config)              // changes how this process gossips
 	Format  uint64                            // of the log: what this process says that it reads; default wire.Format
 }
 

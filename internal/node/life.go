@@ -86,8 +86,10 @@ func (f *life) run() {
 		case <-f.n.ctx.Done():
 			return
 		case <-f.n.gossip.Changed():
-			f.step(f.view())
-			f.n.noteAddresses()
+			if !f.machine.Open() { // else it is looked at from time to time: a large fleet has news all the time
+				f.step(f.view())
+				f.n.noteAddresses()
+			}
 			f.n.notify()
 		case ev := <-f.events:
 			f.step(ev)
@@ -101,7 +103,7 @@ func (f *life) run() {
 		case <-changed:
 		case <-t.C:
 			if f.machine.Open() {
-				f.step(founding.Tick{})
+				f.step(f.view())
 				f.checkSeat()
 				f.checkTwin()
 				f.n.noteAddresses()
@@ -118,8 +120,9 @@ func (f *life) run() {
 
 // view is what gossip says now, as the machine wants it.
 func (f *life) view() founding.View {
-	var v founding.View
-	for _, m := range f.n.gossip.Members() {
+	members := f.n.gossip.Members()
+	v := founding.View{Members: make([]founding.Peer, 0, len(members))}
+	for _, m := range members {
 		v.Members = append(v.Members, founding.Peer{
 			Process: founding.Process{Server: m.Server, Instance: m.Instance, Name: m.Name, MayVote: m.MayVote},
 			Alive:   m.State == gossip.Alive || m.State == gossip.Suspect,

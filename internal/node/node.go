@@ -112,7 +112,7 @@ func Start(cfg Config) (*Node, error) {
 	n.claimed.Store(cfg.Dir == "" || !saved.Open || cfg.Alone || cfg.Hooks.Blind)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Logger: cfg.Logger})
-	n.gossip, err = gossip.Start(gossip.Config{
+	gc := gossip.Config{
 		Self: n.meta(), Group: cfg.Group, Packets: cfg.Packets, Logger: cfg.Logger,
 		Seeds: cfg.Seeds, Remembered: n.remembered, Resolver: cfg.Resolver,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
@@ -130,8 +130,11 @@ func Start(cfg Config) (*Node, error) {
 				return nil, ctx.Err()
 			}
 		},
-	})
-	if err != nil {
+	}
+	if change := cfg.Hooks.Gossip; change != nil {
+		change(&gc)
+	}
+	if n.gossip, err = gossip.Start(gc); err != nil {
 		n.cancel()
 		return nil, errors.Join(err, cfg.Packets.Close(), n.mux.Close())
 	}

@@ -61,7 +61,7 @@ func (w *walls) build(of int, how func(context.Context) error, before ...*Node) 
 func walled(t *testing.T) (w *walls, f fleet, leader, n *Node) {
 	t.Helper()
 	w = &walls{}
-	f = startFleetOn(t, w.dialer, 3, Hooks{}, Hooks{}, Hooks{}, Hooks{})
+	f = startFleetOn(t, w.dialer, 3, 3, Hooks{}, Hooks{}, Hooks{}, Hooks{})
 	leader, _ = f.leader(t)
 	await(t, leader, "three voters", func() bool { voters, _ := leader.voterSet(); return len(voters) == 3 })
 	n = slices.DeleteFunc(slices.Clone(f), func(n *Node) bool { return n.RunsRaft() })[0]
@@ -110,7 +110,7 @@ func TestReachThroughAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		via := k.(*remoteLink).via
-		if via.IsZero() || via == leader.Server() || f.relayed() == 0 {
+		if via.IsZero() || via == leader.Server() || f.relayed() != 1 {
 			t.Errorf("%s: through %s; %d connections are passed on", name, via, f.relayed())
 		}
 		r, err := k.Create(t.Context(), wire.CreateSession{Nonce: wire.NewUUID(), Name: n.cfg.Name, Server: n.serverID(), Instance: n.cfg.Instance, TTL: 60_000})
