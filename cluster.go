@@ -98,18 +98,27 @@ func (c *Cluster) openSession(ctx context.Context, nc node.Config, env surroundi
 			},
 		})
 	}()
-	select {
-	case <-opened:
-		return err
-	case failure := <-c.failed:
-		cancel(failure)
-		<-opened
-		if err == nil {
-			c.sessions.Stop(ErrClosed)
+	tell := time.NewTicker(stillJoining)
+	defer tell.Stop()
+	for {
+		select {
+		case <-opened:
+			return err
+		case failure := <-c.failed:
+			cancel(failure)
+			<-opened
+			if err == nil {
+				c.sessions.Stop(ErrClosed)
+			}
+			return failure
+		case <-tell.C:
+			c.settings.Logger.Info("still joining", "state", c.describeSeen())
 		}
-		return failure
 	}
 }
+
+// stillJoining is how often a Join that takes long says in the log what it waits for.
+const stillJoining = 10 * time.Second
 
 // describeSeen says who was seen and who was missing, for the error of a Join that came to nothing.
 func (c *Cluster) describeSeen() string {
