@@ -19,11 +19,13 @@ import (
 const (
 	// detourAfter is what a dial is given before another way is tried beside it, first one through another member, then one through the next.
 	detourAfter = 100 * time.Millisecond
+	// knownDetourAfter is that where the server was reached through another member before: enough for the direct way to come first once it is back.
+	knownDetourAfter = 20 * time.Millisecond
+
 	maxDetours  = 3   // members through which one server is looked for at a time
 	maxDetoured = 256 // servers of which it is remembered that they are reached through another member; there are few at a time
 
-	// detourKept is how long it is remembered that a server was reached through another member: until then that is tried at once again, beside
-	// the direct way.
+	// detourKept is how long it is remembered that a server was reached through another member.
 	detourKept = time.Minute
 
 	// What goes through another member looks for the direct way again every directAgain. Where that was found and lost again soon, twice as
@@ -69,7 +71,7 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler) (*rpc
 	detours, known := n.detoursTo(server)
 	wait := detourAfter
 	if known {
-		wait = 0
+		wait = knownDetourAfter
 	}
 	next := time.NewTimer(wait)
 	defer next.Stop()

@@ -134,14 +134,14 @@ func TestReachThroughAnother(t *testing.T) {
 		await(t, n, "nothing is passed on any more", func() bool { return f.relayed() == 0 })
 	}
 	w.build(slices.Index(f, n), silent)
-	k, err := n.Link(t.Context(), &fakeSink{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.Close()
-	if via := k.(*remoteLink).via; !via.IsZero() {
-		t.Errorf("through %s, although nothing is in the way", via)
-	}
+	await(t, n, "the direct way is the first again", func() bool { // mostly at once, but for a machine that is very slow
+		k, err := n.Link(t.Context(), &fakeSink{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		return k.(*remoteLink).via.IsZero()
+	})
 }
 
 // A member that leaves passes nothing on, and ends what it does; then another one is found.
