@@ -204,7 +204,7 @@ func TestHazardsNameTheirTests(t *testing.T) {
 			}
 		}
 	}
-	const last = 28
+	const last = 30
 	for i := 1; i <= last; i++ {
 		if number := strconv.Itoa(i); rows[number] == 0 {
 			t.Errorf("row %s of docs/hazards.md names no test", number)

@@ -69,3 +69,39 @@ func TestACopiedDataDirIsRefused(t *testing.T) {
 		t.Errorf("term %d, %d before the copies came: they made an election", now, term)
 	}
 }
+
+// A process whose directory was lost comes back under its name as a newcomer: its former seat goes, since its machine proves that the server of
+// before is dead, and it gets one of its own. Nobody else notices.
+func TestALostDataDirMakesANewcomer(t *testing.T) {
+	ms := newMembers(t, 3, durable(t))
+	ctx := testContext(t, 60*time.Second)
+	lead := ms.leader(ctx)
+	i := (lead + 1) % 3
+	stays := ms.all[lead]
+	held := mustLock(t, ctx, stays, "held")
+	before := ms.all[i].node.Server()
+	mustLock(t, ctx, ms.all[i], "its own")
+	ms.crash(i)
+	if err := os.RemoveAll(ms.configs[i].DataDir); err != nil {
+		t.Fatal(err)
+	}
+	back := ms.join(i)
+	if now := back.node.Server(); now == before {
+		t.Errorf("it came back as server %s without that server's log", now)
+	}
+	mustUnlock(t, ctx, mustLock(t, ctx, stays, "its own")) // its session of before is proven dead too
+	eventually(t, ctx, "three vote, the newcomer among them", func() bool {
+		votes := 0
+		for _, m := range stays.Status().Members {
+			if m.Role == Voter && m.State == Alive {
+				votes++
+			}
+		}
+		return votes == 3 && back.Status().Role == Voter
+	})
+	ms.crash((lead + 2) % 3) // the majority is the leader and the newcomer now
+	mustUnlock(t, ctx, mustLock(t, ctx, back, "k"))
+	if err := held.Err(); err != nil {
+		t.Errorf("another's lock was lost: %v", err)
+	}
+}
