@@ -90,11 +90,22 @@ func latestRun(server wire.UUID, all []gossip.Member) (latest gossip.Member, ok 
 		if m.Server != server {
 			continue
 		}
-		if better := rank[m.State] - rank[latest.State]; better > 0 || better == 0 && m.Since.After(latest.Since) {
+		if better := rank[m.State] - rank[latest.State]; better > 0 || better == 0 && cameLater(m, latest) {
 			latest, ok = m, true
 		}
 	}
 	return latest, ok
+}
+
+// atOnce is how close together two runs must have been heard of first to have come with one exchange.
+const atOnce = time.Second
+
+// cameLater says that m was heard of after old; of two that came with one exchange their own clocks say which was started later.
+func cameLater(m, old gossip.Member) bool {
+	if m.Started != old.Started && m.Started > 0 && old.Started > 0 && m.Since.Sub(old.Since).Abs() < atOnce {
+		return m.Started > old.Started
+	}
+	return m.Since.After(old.Since)
 }
 
 func lives(m gossip.Member) bool { return m.State == gossip.Alive || m.State == gossip.Suspect }

@@ -20,6 +20,11 @@ func run(server wire.UUID, addr string, s gossip.State, since int) gossip.Member
 	}
 }
 
+func started(m gossip.Member, at uint64) gossip.Member {
+	m.Started = at
+	return m
+}
+
 // A durable server that has moved is listed twice until gossip has seen its former process end. Whatever the order of the list, the living one
 // that came last counts; what is remembered counts before where a process has failed.
 func TestAddressOfAServerSeenTwice(t *testing.T) {
@@ -48,6 +53,10 @@ func TestAddressOfAServerSeenTwice(t *testing.T) {
 			runs: []gossip.Member{run(server, "old", gossip.Failed, 1), run(server, "new", gossip.Left, 2)}},
 		{name: "all are gone", want: "new",
 			runs: []gossip.Member{run(server, "old", gossip.Failed, 1), run(server, "new", gossip.Left, 2)}},
+		{name: "both came with one exchange", want: "new",
+			runs: []gossip.Member{started(run(server, "old", gossip.Alive, 2), 1), started(run(server, "new", gossip.Alive, 2), 9)}},
+		{name: "the new one's clock is behind", want: "new",
+			runs: []gossip.Member{started(run(server, "old", gossip.Alive, 1), 9), started(run(server, "new", gossip.Alive, 5), 1)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for range len(c.runs) + 1 {
