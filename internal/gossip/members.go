@@ -304,7 +304,7 @@ func (t *table) missed(node string) {
 
 // miss sets since when r does not answer us; t.mu is held.
 func (t *table) miss(r *row, at time.Time) {
-	if r.missedAt != at {
+	if !r.missedAt.Equal(at) {
 		r.missedAt, t.listed = at, nil
 	}
 }
@@ -332,7 +332,8 @@ func (t *table) relist(now time.Time) {
 		}
 	}
 	selfIsIn := false
-	for from, to := 0, 0; from < len(t.sorted); from = to {
+	var to int
+	for from := 0; from < len(t.sorted); from = to {
 		name := t.sorted[from].Name
 		var last *row // of the dead
 		lives := name == self.Name

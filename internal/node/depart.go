@@ -102,7 +102,7 @@ func (n *Node) endStay(l *lead) error {
 	if err != nil {
 		return err
 	}
-	why := ""
+	var why string
 	switch {
 	case now.Sub(s.since) >= slotFor:
 		why = "its time is up"
