@@ -12,6 +12,10 @@ import (
 const (
 	maxBatchOps     = 1024 // operations in one entry; measured: more buys nothing
 	entriesInFlight = 2    // the next is gathered and sent while the last is on disk and on its way
+
+	// patientFor is how long a renewal waits for an entry to go with. A thousand idle processes make 600 a second; alone each were an entry, which
+	// all voters write to disk. They lose nothing by it: a session counts its time from when it sent the renewal, and the leader from when it came.
+	patientFor = 25 * time.Millisecond
 )
 
 // item is one thing that waits for an entry: a command, or (cmd nil) only the news that an entry proposed after it came has committed.
@@ -19,6 +23,9 @@ type item struct {
 	cmd  raftfsm.Command
 	size int // operations in it
 	bulk int // bytes of keys, values and the like in it
+
+	patient bool // it waits for others to go with, but no longer than patientFor
+
 	// done is called once, on a goroutine of the batcher, with the command's reply or the reason why its outcome is unknown.
 	// It must not block.
 	done func(raftfsm.Reply, error)
@@ -53,8 +60,8 @@ func bulkOf(o *wire.Op) int {
 	return n + len(o.Ask.Value) + len(o.Ask.Where)
 }
 
-// batcher gathers all that comes while entries are in flight into the next one. It drains greedily, with no timer: under light load an
-// item goes at once and alone, under heavy load entries grow.
+// batcher gathers all that comes while entries are in flight into the next one. It drains greedily, with no timer but for the patient: under light
+// load an item goes at once and alone, under heavy load entries grow.
 type batcher struct {
 	term    uint64
 	propose func([]byte) proposal
@@ -62,8 +69,10 @@ type batcher struct {
 	lost    func()        // called when a proposal fails: this lead is over
 	format  atomic.Uint64 // in which entries are written; only rises. Who adds what an older one can't say has raised it first
 
-	mu      sync.Mutex // guards waiting and closed
+	mu      sync.Mutex // guards the fields below
 	waiting []item
+	due     bool // what waits is to go now
+	timed   bool // a timer runs that makes it due
 	closed  bool
 	wake    chan struct{} // cap 1
 }
@@ -88,10 +97,28 @@ func (b *batcher) add(it item) {
 		return
 	}
 	b.waiting = append(b.waiting, it)
+	switch {
+	case !it.patient:
+		b.due = true
+	case !b.due && !b.timed:
+		b.timed = true
+		time.AfterFunc(patientFor, b.expire) // does nothing once the batcher is closed
+	}
+	due := b.due
 	b.mu.Unlock()
-	select {
-	case b.wake <- struct{}{}:
-	default:
+	if due {
+		hint(b.wake)
+	}
+}
+
+// expire ends the patience of what waits.
+func (b *batcher) expire() {
+	b.mu.Lock()
+	b.timed, b.due = false, len(b.waiting) > 0
+	due := b.due
+	b.mu.Unlock()
+	if due {
+		hint(b.wake)
 	}
 }
 
@@ -133,6 +160,9 @@ func (b *batcher) run(done <-chan struct{}) {
 func (b *batcher) take() []item {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !b.due {
+		return nil
+	}
 	n, ops := 0, 0
 	for n < len(b.waiting) && n < raftfsm.MaxCommands && (ops == 0 || ops+b.waiting[n].cost() <= maxBatchOps) {
 		ops += b.waiting[n].cost()
@@ -140,7 +170,7 @@ func (b *batcher) take() []item {
 	}
 	items := b.waiting[:n:n]
 	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
-		b.waiting = nil
+		b.waiting, b.due = nil, false
 	}
 	return items
 }

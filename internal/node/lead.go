@@ -306,7 +306,7 @@ func (l *lead) renew(id, attempt uint64, sink session.Sink) {
 		s.renewals++
 	}
 	l.mu.Unlock()
-	l.batch.add(item{done: func(_ raftfsm.Reply, err error) {
+	l.batch.add(item{patient: true, done: func(_ raftfsm.Reply, err error) {
 		if err != nil {
 			return // this process may not lead any more: no answer is the right one
 		}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -43,6 +44,7 @@ func TestRenewalWaitsForACommit(t *testing.T) {
 			t.Fatalf("%d entries in flight", n)
 		}
 		l.renew(id, 1, &sink)
+		time.Sleep(patientFor)
 		synctest.Wait()
 		if got, _ := sink.got(); len(got) > 0 {
 			t.Fatal("answered before anything has committed")
@@ -67,6 +69,7 @@ func TestRenewalWaitsForACommit(t *testing.T) {
 			t.Fatalf("answers %v after the commit", got)
 		}
 		l.renew(id, 2, &sink)
+		time.Sleep(patientFor)
 		synctest.Wait()
 		f.lose()
 		synctest.Wait()
@@ -77,6 +80,54 @@ func TestRenewalWaitsForACommit(t *testing.T) {
 		case <-l.done:
 		default:
 			t.Error("the lead goes on after a lost entry")
+		}
+	})
+}
+
+// Renewals cost entries by the time, not by their number, and none when others are due: an idle fleet of a thousand processes renews 600 times a
+// second. None waits for longer than patientFor.
+func TestRenewalsGoTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, l := newFakeCluster(t)
+		const sessions, pace = 100, patientFor / 10
+		sinks := make([]fakeSink, sessions)
+		ids := make([]uint64, sessions)
+		for i := range ids {
+			ids[i] = newSession(t, l, fmt.Sprint("m", i), time.Minute, &sinks[i])
+		}
+		entries := func() uint64 { f.mu.Lock(); defer f.mu.Unlock(); return f.index }
+		began := entries()
+		for i, id := range ids {
+			l.renew(id, 1, &sinks[i])
+			time.Sleep(pace)
+		}
+		time.Sleep(patientFor)
+		synctest.Wait()
+		if n := entries() - began; n > sessions/10+1 {
+			t.Errorf("%d entries for %d renewals within %s", n, sessions, sessions*pace)
+		}
+		for i := range sinks {
+			if got, _ := sinks[i].got(); !slices.Equal(got, []bool{true}) {
+				t.Fatalf("renewal %d was answered with %v", i, got)
+			}
+		}
+		l.renew(ids[0], 2, &sinks[0])
+		l.submit(ids[1], []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sinks[1])
+		synctest.Wait() // and no time passes
+		if got, _ := sinks[0].got(); len(got) != 2 {
+			t.Error("a renewal has not gone with the operation that came after it")
+		}
+		asked := time.Now()
+		l.renew(ids[0], 3, &sinks[0])
+		for {
+			synctest.Wait()
+			if got, _ := sinks[0].got(); len(got) == 3 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(asked); took > patientFor {
+			t.Errorf("a renewal waited for %s", took)
 		}
 	})
 }
