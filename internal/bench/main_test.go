@@ -25,6 +25,7 @@ func TestRun(t *testing.T) {
 	dir, profiles := t.TempDir(), t.TempDir()
 	o, err := parse([]string{
 		"-callers", "4,256", "-measure", "400ms", "-warm", "50ms", "-kills", "1", "-starts", "2", "-idle", "100ms", "-keys", "2000",
+		"-parts", "throughput,failover,alone,memory,kinds",
 		"-dir", dir, "-profile", profiles,
 	}, t.Output())
 	if err != nil {
