@@ -11,10 +11,9 @@ import (
 
 const (
 	seeds      = 3  // that a member of a fleet is told of
-	realOfMany = 4  // processes of the largest fleet beside the one that simulates all others: the voters, and a client to look at
-	leastSwarm = 8  // members of it
+	realOfMany = 6  // processes of the largest fleet beside the one that simulates all others: voters, standbys, and a client to look at
+	leastSwarm = 10 // members of it
 	swarmPace  = 64 // that join at once
-	quietAfter = 6 * time.Second
 	forFleet   = 2 * time.Minute
 )
 
@@ -24,7 +23,7 @@ func (b *bench) fleets(ctx context.Context) error {
 	r := &fleetReport{
 		together: [][]string{{"members", "all start at once: all have a session and see all", "one more joins: it has a session", "all see it"}},
 		idle: [][]string{{
-			"members", "locks held", "leader, of a core", "leader, resident", "leader, goroutines", "leader, TCP", "another, of a core", "another, resident",
+			"members", "locks held", "leader, of a core", "leader, resident", "leader, goroutines", "leader, TCP", "a client, of a core", "a client, resident",
 			"loopback, for each member", "log entries",
 		}},
 		death: [][]string{{"members", "all have their session at the next leader", "all were granted another lock", "all see that it is dead", "locks held by others", "lost"}},
@@ -61,6 +60,27 @@ func (b *bench) fleetOf(ctx context.Context, n, swarm int, r *fleetReport) (err 
 		}
 	}
 	return nil
+}
+
+// profiled runs do, with profiles of all processes if they are wanted.
+func (b *bench) profiled(ctx context.Context, f *crowd, phase string, do func() error) error {
+	if b.profile == "" {
+		return do()
+	}
+	folder, err := filepath.Abs(b.profile)
+	if err != nil {
+		return err
+	}
+	all := func(what string) error {
+		_, err := f.all(ctx, func(i int) command {
+			return command{Do: what, File: filepath.Join(folder, fmt.Sprintf("%s-%d-%s.%s", partFleet, f.real+f.swarm, phase, f.procs[i].name))}
+		})
+		return err
+	}
+	if err := all(doProfile); err != nil {
+		return err
+	}
+	return errors.Join(do(), all(doWrite))
 }
 
 // crowd is a fleet of any size.
@@ -116,7 +136,7 @@ func (f *crowd) know(ctx context.Context, a await) error {
 }
 
 // comesTogether starts all, and one more when they stand.
-func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) (err error) {
+func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) error {
 	b.note("fleet: %s members come together", f)
 	f.procs = make([]*process, f.real)
 	for i := range f.procs {
@@ -135,18 +155,15 @@ func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) (er
 			return err
 		}
 		f.procs = append(f.procs, p)
-		if b.profile != "" {
-			if err := f.profiles(ctx, doProfile, b.profile); err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, f.profiles(ctx, doWrite, b.profile)) }()
-		}
 		s := &swarm{AtOnce: swarmPace}
 		for i := range f.swarm {
 			s.Joins = append(s.Joins, join{Name: fmt.Sprintf("s%d", i+1), Bind: f.addrs[f.real+1+i], Peers: f.seeds})
 		}
 		began = time.Now()
-		if _, err := p.call(ctx, command{Do: doSwarm, Swarm: s, Timeout: forFleet}); err != nil {
+		if err := b.profiled(ctx, f, "joins", func() error {
+			_, err := p.call(ctx, command{Do: doSwarm, Swarm: s, Timeout: forFleet})
+			return err
+		}); err != nil {
 			return err
 		}
 		f.alive += f.swarm
@@ -161,7 +178,7 @@ func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) (er
 			return err
 		}
 	}
-	if err := wait(ctx, quietAfter); err != nil {
+	if err := wait(ctx, b.settle); err != nil {
 		return err
 	}
 	more, err := launch(nameOf(f.real), filepath.Join(f.folder, "more.log"))
@@ -185,18 +202,6 @@ func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) (er
 	}
 	r.together = append(r.together, []string{f.String(), whole, short(session), seen})
 	return nil
-}
-
-// profiles begins or ends the profiles of all processes, in folder.
-func (f *crowd) profiles(ctx context.Context, do, folder string) error {
-	folder, err := filepath.Abs(folder)
-	if err != nil {
-		return err
-	}
-	_, err = f.all(ctx, func(i int) command {
-		return command{Do: do, File: filepath.Join(folder, fmt.Sprintf("%s-%d.%s", partFleet, f.real+f.swarm, f.procs[i].name))}
-	})
-	return err
 }
 
 // together does n things at once.
@@ -284,7 +289,7 @@ type spent struct {
 
 // measureIdle leaves the fleet alone. It begins when what there was to say has been said.
 func (b *bench) measureIdle(ctx context.Context, f *crowd) (*idling, error) {
-	if err := wait(ctx, quietAfter); err != nil {
+	if err := wait(ctx, b.settle); err != nil {
 		return nil, err
 	}
 	b.note("fleet: %s members idle for %s", f, b.idle)
@@ -345,7 +350,7 @@ func (b *bench) measureIdle(ctx context.Context, f *crowd) (*idling, error) {
 	if err := look(2); err != nil {
 		return nil, err
 	}
-	out.entries = (float64(index[2]-index[1]) - float64(index[1]-index[0])) / asked[2].Sub(asked[1]).Seconds()
+	out.entries = max(0, float64(index[2]-index[1])-float64(index[1]-index[0])) / asked[2].Sub(asked[1]).Seconds()
 	return out, nil
 }
 
@@ -361,16 +366,20 @@ func (m *idling) row(f *crowd, held int, free *idling) []string {
 		free = m
 		ratio = func(float64, float64) string { return "" }
 	}
+	locks := "none"
+	if held > 0 {
+		locks = grouped(int64(held))
+	}
 	if m.leader.resident == 0 {
 		const no = "not measured here"
-		return []string{f.String(), grouped(int64(held)), no, no, fmt.Sprint(m.goroutines), no, no, no, no, fmt.Sprintf("%.1f/s", m.entries)}
+		return []string{f.String(), locks, no, no, fmt.Sprint(m.goroutines), no, no, no, no, fmt.Sprintf("%.1f/s", m.entries)}
 	}
 	loopback := fmt.Sprintf("%.1f packets/s, %.2f kB/s", m.packets, m.bytes/1000) + ratio(m.bytes, free.bytes)
 	if f.swarm > 0 {
 		loopback = notSimulated
 	}
 	return []string{
-		f.String(), grouped(int64(held)),
+		f.String(), locks,
 		fmt.Sprintf("%.2f %%", 100*m.leader.cpu) + ratio(m.leader.cpu, free.leader.cpu),
 		mebi(m.leader.resident), grouped(int64(m.goroutines)),
 		fmt.Sprintf("%.1f kB/s", m.leader.streamed/1000) + ratio(m.leader.streamed, free.leader.streamed),
@@ -401,19 +410,21 @@ func (b *bench) leaderDies(ctx context.Context, f *crowd, r *fleetReport) error 
 	f.procs[leader] = nil
 	f.alive--
 	var took [3]time.Duration
-	err = together(len(took), func(i int) (err error) {
-		switch i {
-		case 0:
-			err = f.know(ctx, await{Not: dead.name})
-		case 1:
-			_, err = f.all(ctx, func(i int) command { return command{Do: doPair, Key: "after-" + f.procs[i].name, Timeout: forFleet} })
-		case 2:
-			if f.swarm == 0 {
-				err = f.know(ctx, await{Alive: f.alive, Not: dead.name})
+	err = b.profiled(ctx, f, "dies", func() error {
+		return together(len(took), func(i int) (err error) {
+			switch i {
+			case 0:
+				err = f.know(ctx, await{Not: dead.name})
+			case 1:
+				_, err = f.all(ctx, func(i int) command { return command{Do: doPair, Key: "after-" + f.procs[i].name, Timeout: forFleet} })
+			case 2:
+				if f.swarm == 0 {
+					err = f.know(ctx, await{Alive: f.alive, Not: dead.name})
+				}
 			}
-		}
-		took[i] = time.Since(began)
-		return err
+			took[i] = time.Since(began)
+			return err
+		})
 	})
 	if err != nil {
 		return err

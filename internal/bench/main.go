@@ -1,5 +1,5 @@
-// Bench measures what a cluster of three real processes on this machine's loopback does, beside what the machine itself does in the same
-// run, and prints it as Markdown for docs/benchmarks.md:
+// Bench measures what a cluster of three real processes on this machine's loopback does, and larger fleets, beside what the machine itself does in
+// the same run, and prints it as Markdown for docs/benchmarks.md:
 //
 //	go run ./internal/bench
 //
@@ -57,6 +57,7 @@ type options struct {
 	sizes   []int
 	swarm   int
 	held    int
+	settle  time.Duration
 	dir     string
 	profile string
 	args    []string // as they were given
@@ -95,8 +96,9 @@ func parse(args []string, usage io.Writer) (options, error) {
 	sizes := flags.String("sizes", "3,4,7,50", "processes of the fleets of fleet")
 	flags.IntVar(&o.swarm, "swarm", 1000, "members of the last of them, the most in one process; 0: none")
 	flags.IntVar(&o.held, "held", 10_000, "locks that an idle fleet holds")
+	flags.DurationVar(&o.settle, "settle", 6*time.Second, "time that a fleet has to say what there is to say, before it is measured")
 	flags.StringVar(&o.dir, "dir", "", "folder in which a temporary one is made for all data; the default is the system's")
-	flags.StringVar(&o.profile, "profile", "", "folder for profiles of all members, one set for each row of throughput")
+	flags.StringVar(&o.profile, "profile", "", "folder for profiles of all members, one set for each row of throughput and phase of fleet")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -111,8 +113,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 	case err != nil:
 	case flags.NArg() > 0:
 		err = fmt.Errorf("unexpected %q", flags.Arg(0))
-	case o.measure <= 0 || o.warm < 0 || o.idle <= 0:
-		err = errors.New("-measure and -idle must be above 0, -warm must not be below")
+	case o.measure <= 0 || o.warm < 0 || o.idle <= 0 || o.settle < 0:
+		err = errors.New("-measure and -idle must be above 0, -warm and -settle must not be below")
 	case o.kills < 1 || o.starts < 1 || o.keys < 1 || o.held < 1:
 		err = errors.New("-kills, -starts, -keys and -held must be at least 1; -parts leaves a part out")
 	case slices.Min(o.sizes) < members || o.swarm != 0 && o.swarm < leastSwarm:

@@ -31,7 +31,7 @@ type simulated struct {
 const (
 	simulatedTTL = 10 * time.Second // the default
 	// simulatedProbe lets the few who are known be probed twice a second all together, as each of a real fleet is, if there are a thousand.
-	simulatedProbe = 125 * time.Second
+	simulatedProbe = 80 * time.Second
 	// swarmGarbage is how much garbage a swarm gathers, in percent of what it keeps: to collect it is no part of what members do.
 	swarmGarbage = 400
 )

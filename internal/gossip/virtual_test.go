@@ -25,6 +25,20 @@ type world struct {
 	procs map[int]*proc
 
 	change func(*Config) // of the next start; nil: as it is
+
+	packets, bytes atomic.Int64 // that were sent
+}
+
+// countedPackets counts what is sent.
+type countedPackets struct {
+	net.PacketConn
+	w *world
+}
+
+func (p countedPackets) WriteTo(b []byte, to net.Addr) (int, error) {
+	p.w.packets.Add(1)
+	p.w.bytes.Add(int64(len(b)))
+	return p.PacketConn.WriteTo(b, to)
 }
 
 type proc struct {
@@ -33,7 +47,7 @@ type proc struct {
 	udp net.PacketConn
 }
 
-func (w *world) ip(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
+func (w *world) ip(i int) string { return fmt.Sprintf("10.0.%d.%d", (i+1)/256, (i+1)%256) }
 
 func newWorld(t *testing.T, n int) *world {
 	const seed = 1
@@ -60,7 +74,7 @@ func (w *world) startWith(i, expect int, seeds []string) *proc {
 	self := meta(fmt.Sprint("p", i))
 	self.Addr, self.Expect = w.ip(i)+":7950", uint8(expect)
 	cfg := Config{
-		Self: self, Group: "test", Packets: udp, Dial: h.Dial, Logger: testLogger(),
+		Self: self, Group: "test", Packets: countedPackets{udp, w}, Dial: h.Dial, Logger: testLogger(),
 		Accept: func(ctx context.Context) (net.Conn, error) {
 			stop := context.AfterFunc(ctx, func() { _ = tcp.Close() })
 			defer stop()
