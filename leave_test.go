@@ -29,6 +29,7 @@ func TestLeaveOnContext(t *testing.T) {
 // Two of three voters with directories leave at the same time. The second stays until the first is back in its seat: the third alone would be
 // no majority.
 func TestDurableVotersLeaveInTurn(t *testing.T) {
+	t.Parallel()
 	ms := newMembers(t, 3, durable(t))
 	ctx := testContext(t, 60*time.Second)
 	lead := ms.leader(ctx)
