@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/godistlock/distlock/internal/gossip"
@@ -15,22 +16,29 @@ const (
 	linkRetry    = 25 * time.Millisecond  // between two rounds of asking who leads, at first
 	mostRetry    = 400 * time.Millisecond // and after many that found nobody
 	retryDoubles = 8                      // rounds after which the pause doubles
-	linkTimeout  = 300 * time.Millisecond // of one round
+	linkTimeout  = 300 * time.Millisecond // of one round, at first
+	moreTimeouts = 3                      // times that it doubles while nobody answers at all: all of a large fleet ask at once when a leader dies
 	maxAsked     = 5                      // processes asked in one round
+	askNext      = 12                     // in such a part of the round another is asked, if nobody has answered
 	hurryAfter   = time.Second            // of finding nobody: an election takes less, so the leader may be one that gossip has not found
 )
 
 // Link finds the leader and opens a session's way to it. It blocks until there is one or ctx ends.
 func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error) {
 	began := time.Now()
+	silent := 0 // rounds in a row in which nobody has answered
 	for round := 0; ; round++ {
 		changed := n.Changed()
 		if time.Since(began) >= hurryAfter {
 			n.gossip.Hurry()
 		}
 		if n.Open() { // before, nobody is given a session
-			if k := n.tryLink(ctx, sink); k != nil {
+			k, heard := n.tryLink(ctx, sink, roundTimeout(silent))
+			if k != nil {
 				return k, nil
+			}
+			if silent++; heard {
+				silent = 0
 			}
 		}
 		if err := n.waitRetry(ctx, changed, round); err != nil {
@@ -38,6 +46,9 @@ func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error
 		}
 	}
 }
+
+// roundTimeout is what a round is given after so many in which nobody has answered: who is still busy with the last has more time for this one.
+func roundTimeout(silent int) time.Duration { return linkTimeout << min(silent/2, moreTimeouts) }
 
 // waitRetry waits for news or a little while; its error says that ctx or the node has ended.
 func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, round int) error {
@@ -56,17 +67,23 @@ func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, round int
 	return n.ctx.Err()
 }
 
-func (n *Node) tryLink(ctx context.Context, sink session.Sink) session.Link {
+// tryLink is one round of looking for the leader, and says whether anybody has answered.
+func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Duration) (link session.Link, heard bool) {
 	if l := n.lead.Load(); l != nil && l.isReady() {
 		if k, ok := newLocalLink(l, sink); ok {
-			return k
+			return k, true
 		}
 	}
-	k, ok := seek(ctx, n, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
-		return n.linkTo(ctx, server, sink)
+	var answered atomic.Bool
+	k, ok := seek(ctx, n, timeout, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
+		k, hint, err := n.linkTo(ctx, server, sink, timeout/3)
+		if err == nil {
+			answered.Store(true)
+		}
+		return k, k != nil, hint
 	}, (*remoteLink).Close)
 	if !ok {
-		return nil
+		return nil, answered.Load()
 	}
 	n.mu.Lock()
 	n.last = k.server
@@ -76,7 +93,7 @@ func (n *Node) tryLink(ctx context.Context, sink session.Sink) session.Link {
 		n.logger.Info("the leader can't be reached directly; its connection goes through another member", "leader", k.name, "via", n.nameOf(k.via))
 		n.spawn(func() { n.seekDirect(k.server, k.done, k.finish) }) // ends with the link
 	}
-	return k
+	return k, true
 }
 
 // watchLink ends a link whose leader has been succeeded: a leader that is paused would not say so itself.
@@ -98,7 +115,7 @@ func (n *Node) watchLink(k *remoteLink) {
 
 // findLeader asks round until a server says that it leads.
 func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
-	leader, ok := seek(ctx, n, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
+	leader, ok := seek(ctx, n, linkTimeout, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
 		body, err := n.call(ctx, server, callWho, nil)
 		if err != nil {
 			return server, false, wire.UUID{}
@@ -116,15 +133,16 @@ func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
 	return leader, nil
 }
 
-// seek asks those who might lead side by side, so that one that is paused holds up nobody, and whom they hint at. It answers the first that
-// ask finds; what is found later is dropped. It finds nobody when this process itself has become the leader meanwhile.
-func seek[T any](ctx context.Context, n *Node, ask func(context.Context, wire.UUID) (T, bool, wire.UUID), drop func(T)) (T, bool) {
+// seek asks those who might lead, and whom they hint at, one soon after the other and side by side, so that one that is paused holds up nobody: the
+// likeliest mostly leads, and a large fleet need not ask all. It answers the first that ask finds; what is found later is dropped. It finds
+// nobody when this process itself has become the leader meanwhile.
+func seek[T any](ctx context.Context, n *Node, timeout time.Duration, ask func(context.Context, wire.UUID) (T, bool, wire.UUID), drop func(T)) (T, bool) {
 	type reply struct {
 		v    T
 		ok   bool
 		hint wire.UUID
 	}
-	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	replies := make(chan reply, maxAsked)
 	pending := 0
 	asked := map[wire.UUID]bool{n.serverID(): true, {}: true}
@@ -155,18 +173,27 @@ func seek[T any](ctx context.Context, n *Node, ask func(context.Context, wire.UU
 		}
 	}()
 	changed := n.Changed()
-	for _, server := range n.whoMightLead() {
-		start(server)
+	mightLead := n.whoMightLead()
+	startNext := func() {
+		for was := pending; pending == was && len(mightLead) > 0; mightLead = mightLead[1:] {
+			start(mightLead[0])
+		}
 	}
+	next := time.NewTicker(timeout / askNext)
+	defer next.Stop()
+	startNext()
 	var none T
 	for pending > 0 {
 		select {
+		case <-next.C:
+			startNext()
 		case r := <-replies:
 			pending--
 			if r.ok {
 				return r.v, true
 			}
 			start(r.hint)
+			startNext()
 		case <-changed:
 			changed = n.Changed()
 			if l := n.lead.Load(); l != nil && l.isReady() {
@@ -179,28 +206,28 @@ func seek[T any](ctx context.Context, n *Node, ask func(context.Context, wire.UU
 	return none, false
 }
 
-// linkTo asks one server to be the leader; if it isn't, it may know who is.
-func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink) (*remoteLink, bool, wire.UUID) {
+// linkTo asks one server to be the leader. If it isn't, there is no link, and it may know who is. An error says that it has not answered.
+func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration) (*remoteLink, wire.UUID, error) {
 	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
 	var err error
-	if k.conn, k.via, err = n.reach(ctx, server, k); err != nil {
-		return nil, false, wire.UUID{}
+	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter); err != nil {
+		return nil, wire.UUID{}, err
 	}
 	ours := wire.NewWriter()
 	ours.Uint(wire.Format)
 	body, err := k.conn.Call(ctx, callLead, ours.Bytes())
 	if err != nil {
 		k.Close()
-		return nil, false, wire.UUID{}
+		return nil, wire.UUID{}, err
 	}
 	reply, err := decodeLeadReply(body)
 	if err != nil || !reply.leads {
 		k.Close()
 		n.remember(reply.leader, reply.addr)
-		return nil, false, reply.leader
+		return nil, reply.leader, err
 	}
 	k.term, k.format, k.name = reply.term, reply.format, n.nameOf(server)
-	return k, true, wire.UUID{}
+	return k, wire.UUID{}, nil
 }
 
 // nameOf is what people call a server.

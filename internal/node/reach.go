@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/godistlock/distlock/internal/gossip"
@@ -52,9 +54,9 @@ type way struct {
 }
 
 // reach opens a connection for calls to a server of the cluster, and says through whom it goes; zero: through nobody. It dials the server, and asks
-// other members for a way to it when that fails or takes long; the first way that is found counts. A member that is asked dials the server
-// itself, so there is never more than one in between.
-func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler) (*rpc.Conn, wire.UUID, error) {
+// other members for a way to it when that fails or takes longer than detourAfter; the first way that is found counts. A member that is asked
+// dials the server itself, so there is never more than one in between.
+func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detourAfter time.Duration) (*rpc.Conn, wire.UUID, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	ways := make(chan way, 1+maxDetours)
 	pending := 0
@@ -75,10 +77,13 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler) (*rpc
 	}
 	next := time.NewTimer(wait)
 	defer next.Stop()
-	var failed error // of the direct way, if that has failed
-	for pending > 0 {
+	var failed error         // of the direct way, if that has failed
+	var over <-chan struct{} // ctx's end, while nothing is under way but a detour is still to come
+	for pending > 0 || over != nil {
 		more := false
 		select {
+		case <-over:
+			over = nil
 		case w := <-ways:
 			pending--
 			if w.err == nil {
@@ -94,7 +99,13 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler) (*rpc
 				if !detourHelps(w.err) {
 					detours = nil
 				}
-				more = pending == 0 // else a detour that is under way has its time
+				switch {
+				case pending > 0: // a detour that is under way has its time
+				case provesGone(w.err) && len(detours) > 0: // no hurry: all who had a leader that has died come here, and mostly find the next one
+					over = ctx.Done()
+				default:
+					more = true
+				}
 			case isGone(w.err): // two machines say so
 				detours = nil
 			default:
@@ -105,6 +116,7 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler) (*rpc
 			more = true
 		}
 		if more && len(detours) > 0 {
+			over = nil
 			via := detours[0]
 			detours = detours[1:]
 			try(func() way { return n.dialVia(ctx, via, server) })
@@ -176,7 +188,8 @@ func detourHelps(err error) bool {
 	if errors.As(err, &refused) { // the server said no, or another process has its address: that it is elsewhere is known sooner by some
 		return refused.Welcome.Refusal == wire.RefusedTarget
 	}
-	return !errors.Is(err, net.ErrClosed)
+	// Who has too many to greet closes without a word, and has no more time for those who come through others.
+	return !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET)
 }
 
 // isGone says that the member that was asked found nobody there.

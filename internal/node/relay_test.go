@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -288,7 +289,7 @@ func TestReachOfOneThatIsGone(t *testing.T) {
 	n.detours[nobody] = detour{via: leader.Server(), at: time.Now()}
 	n.mu.Unlock()
 	began := time.Now()
-	c, _, err := n.reach(t.Context(), nobody, noHandler{})
+	c, _, err := n.reach(t.Context(), nobody, noHandler{}, detourAfter)
 	if !provesGone(err) || c != nil {
 		t.Errorf("got %v", err)
 	}
@@ -307,6 +308,7 @@ func TestDetourHelps(t *testing.T) {
 	for err, want := range map[error]bool{
 		refused(wire.RefusedTarget): true, refused(wire.RefusedCluster): false, refused(wire.RefusedBusy): false, refused(wire.RefusedVersion): false,
 		syscall.ECONNREFUSED: true, syscall.EHOSTUNREACH: true, context.DeadlineExceeded: true, errNoAddress: true, net.ErrClosed: false,
+		fmt.Errorf("handshake: %w", io.EOF): false, syscall.ECONNRESET: false,
 	} {
 		if detourHelps(err) != want {
 			t.Errorf("%v: %v", err, !want)

@@ -1,0 +1,94 @@
+package node
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/godistlock/distlock/internal/wire"
+)
+
+// Who looks for the leader asks the likeliest, and others only when that has not answered for a while or has said no: all of a large fleet look at
+// the same moment.
+func TestSeekAsksInTurn(t *testing.T) {
+	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{})
+	leader, _ := f.leader(t)
+	n := f.others(leader)[0]
+	await(t, n, "the leader and the other voter", func() bool {
+		might := n.whoMightLead()
+		return might[0] == leader.Server() && !slices.ContainsFunc(f.others(n), func(o *Node) bool { return !slices.Contains(might, o.Server()) })
+	})
+	var mu sync.Mutex
+	var asked []wire.UUID
+	seeking := func(timeout time.Duration, answer func(ctx context.Context, nth int) bool) (wire.UUID, bool) {
+		asked = nil
+		return seek(t.Context(), n, timeout, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
+			mu.Lock()
+			asked = append(asked, server)
+			nth := len(asked)
+			mu.Unlock()
+			return server, answer(ctx, nth), wire.UUID{}
+		}, func(wire.UUID) {})
+	}
+	const ages = time.Hour // no other is asked by the clock
+	if got, ok := seeking(ages, func(context.Context, int) bool { return true }); !ok || got != leader.Server() || len(asked) != 1 {
+		t.Errorf("found %s, %v, after %d were asked", got, ok, len(asked))
+	}
+	if _, ok := seeking(ages, func(_ context.Context, nth int) bool { return nth == 2 }); !ok || len(asked) != 2 || asked[0] == asked[1] {
+		t.Errorf("after a no: %v, %d were asked", ok, len(asked))
+	}
+	began := time.Now()
+	if got, ok := seeking(10*time.Second, func(ctx context.Context, nth int) bool {
+		if nth == 1 {
+			<-ctx.Done()
+		}
+		return nth == 2
+	}); !ok || got != asked[1] || time.Since(began) > 5*time.Second {
+		t.Errorf("one that is silent holds up the others: %v after %s", ok, time.Since(began))
+	}
+	if _, ok := seeking(ages, func(context.Context, int) bool { return false }); ok || len(asked) != 2 || slices.Contains(asked, n.Server()) {
+		t.Errorf("%d were asked, %v", len(asked), ok)
+	}
+}
+
+// Where nobody listens any more others are asked for a way there, but not at once: all who had a leader that has died would do it.
+func TestNoHurryToWhoIsGone(t *testing.T) {
+	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	n, nobody := f[0], wire.NewUUID()
+	for _, o := range f {
+		o.remember(nobody, l.Addr().String())
+	}
+	await(t, n, "the others", func() bool { via, _ := n.detoursTo(nobody); return len(via) == 2 })
+	reach := func(limit, detourAfter time.Duration) time.Duration {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		if _, _, err := n.reach(ctx, nobody, noHandler{}, detourAfter); !provesGone(err) {
+			t.Errorf("got %v", err)
+		}
+		return time.Since(began)
+	}
+	const limit = 300 * time.Millisecond
+	if took := reach(limit, time.Hour); took < limit { // others, who say the same, would have ended it
+		t.Errorf("others were asked at once: it took %s", took)
+	}
+	if took := reach(time.Minute, time.Millisecond); took > 30*time.Second {
+		t.Errorf("others were not asked: it took %s", took)
+	}
+}
+
+func TestRoundsOfSilenceTakeLonger(t *testing.T) {
+	for silent, want := range map[int]time.Duration{0: linkTimeout, 1: linkTimeout, 2: 2 * linkTimeout, 6: 8 * linkTimeout, 1000: 8 * linkTimeout} {
+		if got := roundTimeout(silent); got != want {
+			t.Errorf("after %d: %s", silent, got)
+		}
+	}
+}
