@@ -427,7 +427,6 @@ func TestWallClockThatSteps(t *testing.T) {
 // The error of a Join that waits for others names those who are there and those who are not.
 func TestExpectNeverMet(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	ports := freePorts(t, 3)
 	config := func(i int, timeout time.Duration) Config {
 		return Config{Name: fmt.Sprintf("m%d", i), Bind: ports[i], Peers: ports[:3], Expect: 3, JoinTimeout: timeout}

@@ -209,7 +209,6 @@ func TestPanicWhileApplying(t *testing.T) {
 // A panic where the leader tells others of an entry, with its lock held, is no different.
 func TestPanicOfOneOfThree(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	leavesNothing(t, func(tr *traces) {
 		var broken atomic.Int32 // the member that panics; -1 for none
 		broken.Store(-1)

@@ -304,7 +304,6 @@ func TestExtend(t *testing.T) {
 // A lock taken on one process is released on another after the first is gone, at once.
 func TestDetachedReleasedElsewhere(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	ms := newMembers(t, 4)
 	ctx := testContext(t, 60*time.Second)
 	taker := (ms.leader(ctx) + 1) % 4
