@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ type fakeCluster struct {
 	fence distlock.Fence
 	held  map[string]*fakeGrant
 	alive map[string]*fakeMember // by name: the latest
+	waits map[string][]*fakeWait // by key, as they came
 
 	twice       bool // every lock is granted whoever holds it
 	sameFence   bool
@@ -26,7 +28,7 @@ type fakeCluster struct {
 }
 
 func newFakeCluster() *fakeCluster {
-	c := &fakeCluster{fence: 1_000_000, held: map[string]*fakeGrant{}, alive: map[string]*fakeMember{}}
+	c := &fakeCluster{fence: 1_000_000, held: map[string]*fakeGrant{}, alive: map[string]*fakeMember{}, waits: map[string][]*fakeWait{}}
 	c.cond = sync.NewCond(&c.mu)
 	return c
 }
@@ -38,6 +40,9 @@ type fakeMember struct {
 	gone    bool // guarded by cluster.mu
 	asleep  bool // guarded by cluster.mu: its process is paused and asks for nothing
 }
+
+// fakeWait is one who waits for a key.
+type fakeWait struct{ member *fakeMember }
 
 type fakeGrant struct {
 	member *fakeMember
@@ -97,8 +102,14 @@ func (m *fakeMember) lock(ctx context.Context, key string) (grant, error) {
 	})()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	w := &fakeWait{m}
+	c.waits[key] = append(c.waits[key], w)
+	defer func() {
+		c.waits[key] = slices.DeleteFunc(c.waits[key], func(o *fakeWait) bool { return o == w })
+		c.cond.Broadcast()
+	}()
 	for ctx.Err() == nil && !m.gone {
-		if !m.asleep && (c.held[key] == nil || c.twice) && !(c.lostQuorum && len(c.alive) < 3) {
+		if !m.asleep && (c.first(key) == w && c.held[key] == nil || c.twice) && !(c.lostQuorum && len(c.alive) < 3) {
 			if !c.sameFence {
 				c.fence++
 			}
@@ -109,6 +120,16 @@ func (m *fakeMember) lock(ctx context.Context, key string) (grant, error) {
 		c.cond.Wait()
 	}
 	return nil, errors.Join(ctx.Err(), distlock.ErrNoQuorum)
+}
+
+// first is whose turn it is to have key: first come, first served, as in a cluster.
+func (c *fakeCluster) first(key string) *fakeWait {
+	for _, w := range c.waits[key] {
+		if !w.member.asleep && !w.member.gone {
+			return w
+		}
+	}
+	return nil
 }
 
 func (m *fakeMember) leader() string {

@@ -33,13 +33,14 @@ const (
 type seedBook struct {
 	own []netip.AddrPort
 
-	mu       sync.Mutex // guards what follows
-	asked    bool
-	err      error                   // of the last time that Seeds was asked
-	known    map[netip.AddrPort]bool // whether an exchange with it has succeeded
-	current  []netip.AddrPort        // of the last time
-	old      []netip.AddrPort        // remembered from before, as of the last time
-	inFlight map[netip.AddrPort]bool
+	mu        sync.Mutex // guards what follows
+	asked     bool
+	exchanged bool                    // with anybody, once
+	err       error                   // of the last time that Seeds was asked
+	known     map[netip.AddrPort]bool // whether an exchange with it has succeeded
+	current   []netip.AddrPort        // of the last time
+	old       []netip.AddrPort        // remembered from before, as of the last time
+	inFlight  map[netip.AddrPort]bool
 }
 
 func (b *seedBook) init(advertise netip.AddrPort, bound net.Addr) {
@@ -107,9 +108,18 @@ func (b *seedBook) end(ap netip.AddrPort, answered bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.inFlight, ap)
+	b.exchanged = b.exchanged || answered
 	if _, ok := b.known[ap]; ok && answered {
 		b.known[ap] = true
 	}
+}
+
+// Exchanged says that this process has once taken in all that another one knows.
+func (g *Gossip) Exchanged() bool {
+	b := &g.seeds
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.exchanged
 }
 
 // KnownUnanswered lists what may hide processes that we know nothing of: the addresses that Seeds ever answered at which nobody has

@@ -32,7 +32,7 @@ func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error
 		if time.Since(began) >= hurryAfter {
 			n.gossip.Hurry()
 		}
-		if n.Open() { // before, nobody is given a session
+		if n.Open() && n.claimed.Load() { // before, nobody is given a session
 			k, heard := n.tryLink(ctx, sink, roundTimeout(silent))
 			if k != nil {
 				return k, nil

@@ -20,12 +20,19 @@ const (
 	twinEvery    = 2 * time.Second        // how often one is asked at most, later on
 )
 
-// claimIdentity waits until this process may act as the server that was stored. It answers false when another process does, or the node ended.
+// claimIdentity waits until this process may act as the server that was stored. It answers false when another process does, or the node ended:
+// then it gets no session either.
 func (n *Node) claimIdentity() bool {
-	defer func() {
-		n.claimed.Store(true)
-		n.announcer.announce()
-	}()
+	if !n.identityIsFree() {
+		return false
+	}
+	n.claimed.Store(true)
+	n.announcer.announce()
+	n.notify()
+	return true
+}
+
+func (n *Node) identityIsFree() bool {
 	t := time.NewTimer(twinPatience)
 	defer t.Stop()
 	for {
@@ -33,7 +40,7 @@ func (n *Node) claimIdentity() bool {
 		for _, m := range n.gossip.Members() {
 			heard = heard || m.Instance != n.cfg.Instance && m.State == gossip.Alive && m.Cluster == n.clusterID()
 		}
-		if heard { // and with it of all whom it knows
+		if heard && n.gossip.Exchanged() { // so it has heard of all of whom that one knows
 			if m, ok := n.findTwin(); ok && n.confirmTwin(m) {
 				n.fail(twinError(n.cfg.Dir, m))
 				return false
@@ -62,7 +69,7 @@ func (n *Node) findTwin() (gossip.Member, bool) {
 	return gossip.Member{}, false
 }
 
-// confirmTwin asks the process itself: gossip takes seconds to see that one has ended.
+// confirmTwin asks the process itself: gossip takes seconds to see that one has ended. Whichever run of it is there, it acts as this server.
 func (n *Node) confirmTwin(m gossip.Member) bool {
 	ctx, cancel := context.WithTimeout(n.ctx, twinTimeout)
 	defer cancel()
@@ -71,7 +78,7 @@ func (n *Node) confirmTwin(m gossip.Member) bool {
 		return false
 	}
 	conn.Close()
-	return welcome.Server == m.Server && welcome.Instance == m.Instance
+	return welcome.Server == m.Server && welcome.Instance != n.cfg.Instance
 }
 
 func twinError(dir string, m gossip.Member) error {
