@@ -633,7 +633,7 @@ func TestHandler(t *testing.T) {
 	}
 	eventually(t, ctx, "it sees all", func() bool { return len(a.Status().Members) == 3 && a.Status().Leader != "" })
 	want("/livez", 200, "ok")
-	want("/readyz", 200, "ok")
+	eventually(t, ctx, "it is ready: its role stands", func() bool { code, _, body := get("/readyz"); return code == 200 && strings.Contains(body, "ok") })
 	want("/", http.StatusNotImplemented, "not built")
 	want("/nowhere", 404, "")
 	code, kind, body := get("/status")

@@ -24,6 +24,16 @@ func TestACopiedDataDirIsRefused(t *testing.T) {
 	}
 	ms.join(original)
 	held := mustLock(t, ctx, ms.all[original], "held")
+	for i, c := range ms.all {
+		eventually(t, ctx, "all see whose identity is whose", func() bool {
+			for _, m := range c.node.Members() {
+				if m.Name == ms.configs[original].Name && m.Server == ms.all[original].node.Server() {
+					return true
+				}
+			}
+			return i == original
+		})
+	}
 	lead = ms.leader(ctx)
 	term := ms.all[lead].node.Term()
 

@@ -2,6 +2,7 @@ package distlock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -207,6 +208,25 @@ func TestVirtualAllLeaveAtOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where no majority is left there is nobody to give the slot, or the seat: who leaves is gone after a while all the same.
+func TestVirtualLeaveWithoutAMajority(t *testing.T) {
+	virtual(t, 3, func(w *world) {
+		w.add(5, func(m *member) { m.cfg.Voters = 5 })
+		w.startVoters(5)
+		for _, m := range w.others(w.leader())[:3] {
+			m.crash()
+		}
+		began := time.Now()
+		err := w.running()[w.rng.IntN(2)].leave(context.Background())
+		if !errors.Is(err, ErrNoQuorum) {
+			w.errorf("it left with %v", err)
+		}
+		if took := time.Since(began); took > 30*time.Second {
+			w.errorf("it left after %s", took)
+		}
+	})
 }
 
 // Voters that leave at the same time go one after the other, so that those who stay have a leader all the time: two of three, three of six.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/roster"
 	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
@@ -138,8 +139,12 @@ func (n *Node) isBack(l *lead, s stay) bool {
 	return false
 }
 
-// slotPatience bounds the wait for the leaving slot, however much time Leave has: three others may have it one after the other.
-const slotPatience = 3 * slotFor
+const (
+	// slotPatience bounds the wait for the leaving slot, however much time Leave has: three others may have it one after the other.
+	slotPatience = 3 * slotFor
+	// leaderPatience bounds how long of that there may be no leader to give it.
+	leaderPatience = 10 * time.Second
+)
 
 // takeTurn waits for the leaving slot. Nobody is to be waited for when all others leave too.
 func (n *Node) takeTurn(ctx context.Context) (turn, error) {
@@ -147,6 +152,7 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 	defer cancel()
 	server := n.serverID()
 	var first string
+	answered := time.Now()
 	for round := 0; ; round++ {
 		changed := n.Changed()
 		if n.othersStaying() == 0 {
@@ -160,7 +166,9 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 		case err == nil && t.granted:
 			return t, nil
 		case err == nil:
-			first = t.first
+			first, answered = t.first, time.Now()
+		case time.Since(answered) > leaderPatience:
+			return turn{}, fmt.Errorf("%w: no leader gave the leaving slot: %w", lockerr.ErrNoQuorum, err)
 		case errors.As(err, &remote) && remote.Text == unknownCall(callDepart):
 			return turn{granted: true, replace: n.cfg.Dir == ""}, nil
 		}
@@ -169,7 +177,7 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 			case first != "":
 				return turn{replace: n.cfg.Dir == ""}, fmt.Errorf("%q left first, and was not back or replaced in time: %w", first, werr)
 			case err != nil:
-				return turn{replace: n.cfg.Dir == ""}, fmt.Errorf("no leader gave the leaving slot: %w", errors.Join(werr, err))
+				return turn{replace: n.cfg.Dir == ""}, fmt.Errorf("%w: no leader gave the leaving slot: %w", lockerr.ErrNoQuorum, errors.Join(werr, err))
 			}
 			return turn{replace: n.cfg.Dir == ""}, werr
 		}

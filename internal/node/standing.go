@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/roster"
 	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
@@ -133,7 +134,7 @@ func (n *Node) Settled(ctx context.Context) error {
 	switch {
 	case errors.As(err, &remote) && remote.Text == unknownCall(callStanding):
 	case err != nil:
-		return fmt.Errorf("the leader does not say whether this process's role stands: %w", err)
+		return fmt.Errorf("%w: the leader does not say whether this process's role stands: %w", lockerr.ErrNoQuorum, err)
 	case s.pending != "":
 		return fmt.Errorf("the role of this process is not settled: %s", s.pending)
 	}

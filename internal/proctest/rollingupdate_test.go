@@ -34,7 +34,7 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%d %s", fleet.n, kind), func(t *testing.T) {
 			beside(t)
-			f := newFleet(t, fleet.n, fleet.durable, sessionTTL)
+			f := newFleet(t, fleet.n, fleet.durable, updateTTL)
 			for i, web := range freeAddrs(t, fleet.n) {
 				f.members[i].web = web
 			}
@@ -54,6 +54,9 @@ func TestRollingUpdate(t *testing.T) {
 		})
 	}
 }
+
+// updateTTL is the default, as for who updates without a thought of it.
+const updateTTL = 10 * time.Second
 
 // update is a fleet whose processes are replaced one by one.
 type update struct {
