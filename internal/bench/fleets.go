@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"time"
 )
 
@@ -83,58 +82,6 @@ func (b *bench) profiled(ctx context.Context, f *crowd, phase string, do func() 
 	return errors.Join(do(), all(doWrite))
 }
 
-// crowd is a fleet of any size.
-type crowd struct {
-	*fleet
-	real  int // processes that are one member each
-	swarm int // members that one more process simulates
-	alive int // members
-}
-
-const (
-	swarmName    = "swarm"
-	notSimulated = "not simulated here"
-)
-
-func (b *bench) newFleet(n, swarm int) (*crowd, error) {
-	addrs, err := freePorts(n + 1 + swarm)
-	if err != nil {
-		return nil, err
-	}
-	f := &fleet{folder: filepath.Join(b.folder, fmt.Sprintf("%s-%d", partFleet, n+swarm)), addrs: addrs, seeds: addrs[:seeds]}
-	f.expect = max(members, n/2+1) // more than half of those that start together
-	if swarm > 0 {
-		f.expect = members // the others come when it stands
-	}
-	return &crowd{fleet: f, real: n, swarm: swarm}, mkdir(f.folder)
-}
-
-func (f *crowd) String() string {
-	if f.swarm > 0 {
-		return fmt.Sprintf("%s (%s simulated)", grouped(int64(f.real+f.swarm)), grouped(int64(f.swarm)))
-	}
-	return fmt.Sprint(f.real)
-}
-
-// all calls all processes at once, or those that run, and answers what each said.
-func (f *crowd) all(ctx context.Context, c func(i int) command) ([]answer, error) {
-	answers, errs := make([]answer, len(f.procs)), make([]error, len(f.procs))
-	var home sync.WaitGroup
-	for i, p := range f.procs {
-		if p != nil {
-			home.Go(func() { answers[i], errs[i] = p.call(ctx, c(i)) })
-		}
-	}
-	home.Wait()
-	return answers, errors.Join(errs...)
-}
-
-// know waits until all members know what a says.
-func (f *crowd) know(ctx context.Context, a await) error {
-	_, err := f.all(ctx, func(int) command { return command{Do: doAwait, Await: &a, Timeout: forFleet} })
-	return err
-}
-
 // comesTogether starts all, and one more when they stand.
 func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) error {
 	b.note("fleet: %s members come together", f)
@@ -202,50 +149,6 @@ func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) err
 	}
 	r.together = append(r.together, []string{f.String(), whole, short(session), seen})
 	return nil
-}
-
-// together does n things at once.
-func together(n int, do func(i int) error) error {
-	errs := make([]error, n)
-	var home sync.WaitGroup
-	for i := range n {
-		home.Go(func() { errs[i] = do(i) })
-	}
-	home.Wait()
-	return errors.Join(errs...)
-}
-
-// roles finds the leader, and another to compare it with: a client, where there is one.
-func (f *crowd) roles(ctx context.Context) (leader, other int, err error) {
-	leader, other = -1, -1
-	client := false
-	for i, p := range f.procs {
-		if p.name == swarmName {
-			continue
-		}
-		a, err := p.call(ctx, command{Do: doStatus})
-		if err != nil {
-			return 0, 0, err
-		}
-		switch {
-		case a.State.Leader == p.name:
-			leader = i
-		case other < 0 || !client && a.State.Client:
-			other, client = i, a.State.Client
-		}
-	}
-	if leader < 0 {
-		return 0, 0, errors.New("nobody leads")
-	}
-	return leader, other, nil
-}
-
-// share is how many of the locks to hold are process i's.
-func (f *crowd) share(i, held int) int {
-	if f.procs[i].name == swarmName {
-		return f.swarm * held / f.alive
-	}
-	return max(1, held/f.alive)
 }
 
 // idles measures the fleet without locks and with.
@@ -444,6 +347,3 @@ func (b *bench) leaderDies(ctx context.Context, f *crowd, r *fleetReport) error 
 	r.death = append(r.death, []string{f.String(), short(took[0]), short(took[1]), seen, grouped(int64(held)), fmt.Sprintf("%d locks", lost)})
 	return nil
 }
-
-// traffic is what has gone over loopback since the machine came up, whoever sent it.
-type traffic struct{ bytes, packets int64 }

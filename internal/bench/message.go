@@ -60,6 +60,8 @@ type await struct {
 	Alive int    `json:"alive,omitempty"`
 	Least int    `json:"least,omitempty"`
 	Not   string `json:"not,omitempty"`
+
+	Pause time.Duration `json:"pause"` // between two looks: nothing tells of what is awaited
 }
 
 // load is callers that take locks, each on keys of its own: for a time, or until they have made a number of pairs.

@@ -122,13 +122,10 @@ type simulatedLock struct{ *session.Grant }
 
 func (l simulatedLock) Unlock(ctx context.Context) error { return l.Release(ctx) }
 
-// awaitPause is between two looks at a member: nothing tells of what is awaited.
-const awaitPause = 10 * time.Millisecond
-
 // await waits until each member has once known what a says. They are looked at one after the other: who knows it is not looked at again.
 func (m *member) await(ctx context.Context, a *await) (time.Duration, error) {
 	began := time.Now()
-	tick := time.NewTicker(awaitPause)
+	tick := time.NewTicker(a.Pause)
 	defer tick.Stop()
 	all := m.everybody()
 	for i := 0; i < len(all); {
