@@ -282,7 +282,7 @@ func (n *Node) leaderNews() (wire.UUID, uint64) {
 	var leader wire.UUID
 	var term uint64
 	for _, m := range n.gossip.Members() { // one that was succeeded may not know, or have told, yet
-		if m.Leader && m.Cluster == cluster && m.State == gossip.Alive && m.Term >= term {
+		if m.Leader && m.Cluster == cluster && lives(m) && m.Term >= term {
 			leader, term = m.Server, m.Term
 		}
 	}

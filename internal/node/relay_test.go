@@ -125,10 +125,10 @@ func TestReachThroughAnother(t *testing.T) {
 		if err := k.CloseSession(t.Context(), r.Session); err != nil {
 			t.Error(err)
 		}
-		if a, err := n.query(t.Context(), Query{Kind: QueryStats}); err != nil || a.Stats.LastFence == 0 {
+		if a, err := n.Query(t.Context(), Query{Kind: QueryStats}); err != nil || a.Stats.LastFence == 0 {
 			t.Errorf("%s: stats: %+v, %v", name, a, err)
 		}
-		if _, err := n.query(t.Context(), Query{Kind: QueryLocks, Page: 99}); !errors.Is(err, ErrPageGone) {
+		if _, err := n.Query(t.Context(), Query{Kind: QueryLocks, Page: 99}); !errors.Is(err, ErrPageGone) {
 			t.Errorf("%s: a page that is gone: %v", name, err)
 		}
 		k.Close()
