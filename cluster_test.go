@@ -216,9 +216,10 @@ func TestCancelledWaitLeavesNothing(t *testing.T) {
 	}
 }
 
-// A fourth process is a client: it holds no Raft state and locks like the others.
+// A fourth process that may not vote is a client: it holds no Raft state and locks like the others. One that may stands by.
 func TestLateProcessBecomesClient(t *testing.T) {
 	ms := newMembers(t, 3)
+	ms.configs[0].NoVote = true // of which those that come are copies
 	ctx := testContext(t, 30*time.Second)
 	c := ms.add("late")
 	if c == nil {
@@ -242,6 +243,12 @@ func TestLateProcessBecomesClient(t *testing.T) {
 	if c.node.RunsRaft() {
 		t.Error("a client runs Raft")
 	}
+	ms.configs[0].NoVote = false
+	s := ms.add("later")
+	if s == nil {
+		return
+	}
+	eventually(t, ctx, "one that may vote stands by", func() bool { return s.Status().Role == Standby && s.node.RunsRaft() })
 }
 
 // While there are fewer voters than wanted, a process that comes later becomes one.

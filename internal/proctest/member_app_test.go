@@ -42,7 +42,10 @@ func (p *process) goAway(server *http.Server) {
 	close(p.last)
 	err := server.Shutdown(bounded)
 	finished := make(chan struct{})
-	go func() { defer close(finished); p.load.Wait() }() // ends with the workers, or with the process
+	p.mu.Lock() // who has begun to work by now is waited for
+	load := p.load
+	p.mu.Unlock()
+	go func() { defer close(finished); load.Wait() }() // ends with the workers, or with the process
 	select {
 	case <-finished:
 	case <-bounded.Done():

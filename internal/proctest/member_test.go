@@ -34,7 +34,7 @@ type process struct {
 	config  config
 	cluster *distlock.Cluster // set by join, which the test awaits before all else
 
-	mu    sync.Mutex // guards held
+	mu    sync.Mutex // guards held, and load against being waited for while workers begin
 	held  map[string]*distlock.Lock
 	life  context.Context
 	end   context.CancelFunc
@@ -202,6 +202,8 @@ func (p *process) watchSession() {
 func (p *process) begin(l load) {
 	ctx, rest := context.WithCancel(p.life)
 	p.rest = rest
+	p.mu.Lock() // a signal may come at any time, and then the workers are waited for
+	defer p.mu.Unlock()
 	for i := range l.Workers {
 		rnd := rand.New(rand.NewPCG(l.Seed, uint64(i)))
 		p.load.Go(func() {

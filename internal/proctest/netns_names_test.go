@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -111,8 +112,9 @@ func (s *nameServer) answer(query []byte) []byte {
 
 // namesResolve: what the members' resolver makes of the name server.
 func namesResolve(t *testing.T) {
-	var pods []netip.Addr
-	s := serveNames(t, "127.0.0.1:0", serviceName, func() []netip.Addr { return pods })
+	var known atomic.Pointer[[]netip.Addr]
+	known.Store(&[]netip.Addr{})
+	s := serveNames(t, "127.0.0.1:0", serviceName, func() []netip.Addr { return *known.Load() })
 	var d net.Dialer
 	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return d.DialContext(ctx, network, s.conn.LocalAddr().String())
@@ -135,7 +137,8 @@ func namesResolve(t *testing.T) {
 	if got, none := look(serviceName); !none {
 		t.Errorf("a service without pods: %v", got)
 	}
-	pods = []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("10.1.2.4")}
+	pods := []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("10.1.2.4")}
+	known.Store(&pods)
 	if got, _ := look(serviceName); !slices.Equal(got, pods) {
 		t.Errorf("pods %v, found %v", pods, got)
 	}
