@@ -177,7 +177,8 @@ func (c *Cluster) watch(f func()) {
 }
 
 // Leave goes gracefully: it refuses new locks with ErrLeaving, waits until the held ones are unlocked or expire or ctx ends,
-// releases the rest, hands over leadership, leaves and stops. Done of every lock is closed before it returns, with ErrClosed. Its error
+// releases the rest, hands over leadership, leaves and stops. Of voters that leave at the same time each waits for the one before, at most as long
+// as ctx lets it; what comes then takes at most ten seconds. Done of every lock is closed before it returns, with ErrClosed. Its error
 // says what ctx cut short; the Cluster has stopped all the same.
 func (c *Cluster) Leave(ctx context.Context) error { return c.leaveWithin(ctx, leaveRest) }
 
@@ -313,8 +314,8 @@ func (c *Cluster) isLeaving() bool {
 func (c *Cluster) Handler() http.Handler {
 	return dashboard.New(dashboard.Source{
 		Status: func() any { return c.Status() },
-		Live:   func() error { return c.Err() },
-		Ready: func() error {
+		Live:   func(context.Context) error { return c.Err() },
+		Ready: func(ctx context.Context) error {
 			switch {
 			case c.Err() != nil:
 				return c.Err()
@@ -323,7 +324,7 @@ func (c *Cluster) Handler() http.Handler {
 			case !c.Status().Ready:
 				return ErrNoQuorum
 			}
-			return c.settled()
+			return c.settled(ctx)
 		},
 	})
 }
@@ -332,8 +333,8 @@ func (c *Cluster) Handler() http.Handler {
 const settledTimeout = 700 * time.Millisecond
 
 // settled is nil unless this process's role is about to change.
-func (c *Cluster) settled() error {
-	ctx, cancel := context.WithTimeout(context.Background(), settledTimeout)
+func (c *Cluster) settled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settledTimeout)
 	defer cancel()
 	return c.node.Settled(ctx)
 }

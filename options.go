@@ -40,7 +40,7 @@ var (
 	ErrClosed      = lockerr.ErrClosed      // the Cluster has stopped
 	ErrInvalid     = lockerr.ErrInvalid     // nonsense; said before anything is sent
 	ErrLimit       = lockerr.ErrLimit       // a bound of the library; the message names it
-	ErrNameTaken   = lockerr.ErrNameTaken   // a living process has this Name
+	ErrNameTaken   = lockerr.ErrNameTaken   // a living process has this Name, or the identity that is stored in this DataDir
 )
 
 // Config says how a process takes part in a cluster. "all": every member must be given the same. "own": members may differ. The

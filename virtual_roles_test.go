@@ -279,3 +279,94 @@ func TestVirtualVotersLeaveInTurn(t *testing.T) {
 		w.recovers(20 * time.Second)
 	})
 }
+
+// The leaving slot has an end: of two voters on disk that leave at once the second goes too, though the first does not come back, and though it
+// is the leader that is gone and another measures the time.
+func TestVirtualTheLeavingSlotEnds(t *testing.T) {
+	virtual(t, 2, func(w *world) {
+		w.add(5, onDisk, func(m *member) { m.cfg.Voters = 5 })
+		w.startVoters(5)
+		w.within(10*time.Second, "the log has the leaving slot", func() bool { return w.leader().cluster().node.HasSlot() })
+		first, second := w.leader(), w.others(w.leader())[0]
+		if err := first.leave(w.until(time.Minute)); err != nil {
+			w.errorf("the first: %v", err)
+		}
+		began := time.Now()
+		if err := second.leave(w.until(time.Minute)); err != nil {
+			w.errorf("the second: %v", err)
+		}
+		if took := time.Since(began); took < 10*time.Second || took > 25*time.Second {
+			w.errorf("the second left after %s", took)
+		}
+		w.recovers(20 * time.Second)
+	})
+}
+
+// Who has the slot can't keep it by asking for it again and again.
+func TestVirtualTheLeavingSlotCannotBeKept(t *testing.T) {
+	virtual(t, 2, func(w *world) {
+		w.add(3)
+		w.startVoters(3)
+		w.within(10*time.Second, "the log has the leaving slot", func() bool { return w.leader().cluster().node.HasSlot() })
+		keeps, waits := w.others(w.leader())[0], w.others(w.leader())[1]
+		if err := keeps.cluster().node.TakeTurn(w.until(time.Minute)); err != nil {
+			w.fatalf("the first: %v", err)
+		}
+		got := make(chan error, 1)
+		go func() { got <- waits.cluster().node.TakeTurn(w.until(time.Minute)) }() // ends with the slot, or after a minute
+		for began := time.Now(); ; time.Sleep(time.Second) {
+			select {
+			case err := <-got:
+				if took := time.Since(began); err != nil || took < 10*time.Second {
+					w.errorf("the second had its turn after %s: %v", took, err)
+				}
+				return
+			default:
+			}
+			if time.Since(began) > 25*time.Second {
+				w.fatalf("the first still has the slot after %s", time.Since(began))
+			}
+			short := w.until(100 * time.Millisecond)
+			_ = keeps.cluster().node.TakeTurn(short) // it has it, or waits for it
+		}
+	})
+}
+
+// While a member is too old for the slot voters leave as they always did.
+func TestVirtualLeaveWithoutASlot(t *testing.T) {
+	virtual(t, 2, func(w *world) {
+		w.add(1, func(m *member) { m.hooks.Format = 2 })
+		w.add(3)
+		w.start()
+		w.haveRoles(30*time.Second, 3, 1, 0)
+		if w.leader().cluster().node.HasSlot() {
+			w.fatalf("the log has what a member can't read")
+		}
+		leaver := w.leader()
+		if err := leaver.leave(w.until(30 * time.Second)); err != nil {
+			w.errorf("%s: %v", leaver.cfg.Name, err)
+		}
+		w.haveRoles(30*time.Second, 3, 0, 0)
+		w.recovers(20 * time.Second)
+	})
+}
+
+// A leader that came back with NoVote, and is the only voter, gives its seat away and the leadership with it.
+func TestVirtualALeaderThatMayNotVoteStepsAside(t *testing.T) {
+	virtual(t, 2, func(w *world) {
+		w.add(3, onDisk, func(m *member) { m.cfg.Voters = 1 })
+		w.start()
+		w.haveRoles(30*time.Second, 1, 2, 0)
+		was := w.leader()
+		was.crash()
+		was.cfg.NoVote = true
+		if err := was.join(context.Background()); err != nil {
+			w.fatalf("join: %v", err)
+		}
+		w.within(30*time.Second, "another leads, and it is a client", func() bool {
+			return w.leader() != was && was.cluster().Status().Role == Client && !was.cluster().node.RunsRaft()
+		})
+		w.haveRoles(30*time.Second, 1, 1, 1)
+		w.recovers(20 * time.Second)
+	})
+}

@@ -2,15 +2,16 @@
 package dashboard
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 )
 
-// Source is where the answers come from. Its functions must not block.
+// Source is where the answers come from.
 type Source struct {
-	Status func() any
-	Live   func() error // nil while the member runs
-	Ready  func() error // nil while it can take locks
+	Status func() any                  // must not block
+	Live   func(context.Context) error // nil while the member runs
+	Ready  func(context.Context) error // nil while it can take locks; may ask the leader, within the request's context and a limit of its own
 }
 
 // New serves /status as JSON, /livez and /readyz as 200 or 503 with the reason as text. / is not built yet and answers 501.
@@ -30,11 +31,11 @@ func New(s Source) http.Handler {
 	return mux
 }
 
-func health(check func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
+func health(check func(context.Context) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
-		if err := check(); err != nil {
+		if err := check(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

@@ -108,6 +108,7 @@ func cameLater(m, old gossip.Member) bool {
 	return m.Since.After(old.Since)
 }
 
+// lives says that gossip hears of m, be it with doubts.
 func lives(m gossip.Member) bool { return m.State == gossip.Alive || m.State == gossip.Suspect }
 
 func (n *Node) remember(server wire.UUID, addr string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -76,6 +77,11 @@ func (n *Node) answer(ctx context.Context, from wire.Hello, kind uint8, body []b
 
 // unknownCall is what the first version answers to a call that it doesn't know, as all do.
 func unknownCall(kind uint8) string { return fmt.Sprintf("call %d is not known to this version", kind) }
+
+func isUnknownCall(err error, kind uint8) bool {
+	var remote *rpc.RemoteError
+	return errors.As(err, &remote) && remote.Code == 0 && remote.Text == unknownCall(kind)
+}
 
 // who says who leads, and how far this process's own state machine is.
 func (n *Node) who(ctx context.Context) leadReply {

@@ -9,7 +9,6 @@ import (
 	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/roster"
-	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -56,9 +55,7 @@ func (n *Node) departOn(ctx context.Context, l *lead, server, instance wire.UUID
 		return turn{}, errors.New(reply.Text)
 	}
 	if holder, at := l.group.fsm.View().Leaving(); holder == server {
-		l.mu.Lock()
-		l.stay = stay{server: server, at: at, instance: instance, since: time.Now()}
-		l.mu.Unlock()
+		l.noteStay(server, at, instance)
 	}
 	return turn{granted: true, replace: n.replaceable(l, server)}, nil
 }
@@ -92,20 +89,14 @@ func (n *Node) endStay(l *lead) error {
 	if server.IsZero() {
 		return nil
 	}
-	now := time.Now()
-	l.mu.Lock()
-	if l.stay.server != server || l.stay.at != at {
-		l.stay = stay{server: server, at: at, since: now}
-	}
-	s := l.stay
-	l.mu.Unlock()
+	s := l.noteStay(server, at, wire.UUID{})
 	conf, _, err := l.group.configuration()
 	if err != nil {
 		return err
 	}
 	var why string
 	switch {
-	case now.Sub(s.since) >= slotFor:
+	case time.Since(s.since) >= slotFor:
 		why = "its time is up"
 	case !inConfiguration(conf, server):
 		why = "it has no seat any more"
@@ -116,9 +107,23 @@ func (n *Node) endStay(l *lead) error {
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, callTimeout)
 	defer cancel()
-	_, err = l.propose(ctx, raftfsm.EndDepart{Server: server, At: at, Term: l.term})
-	n.logger.Info("the next voter may leave", "server", server, "why", why)
+	if _, err = l.propose(ctx, raftfsm.EndDepart{Server: server, At: at, Term: l.term}); err == nil {
+		n.logger.Info("the next voter may leave", "server", server, "why", why)
+	}
 	return err
+}
+
+// noteStay is the stay of server since entry at. Its time goes on however often it is asked for; instance, if it is not zero, is which run asked.
+func (l *lead) noteStay(server wire.UUID, at uint64, instance wire.UUID) stay {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stay.server != server || l.stay.at != at {
+		l.stay = stay{server: server, at: at, since: time.Now()}
+	}
+	if !instance.IsZero() {
+		l.stay.instance = instance
+	}
+	return l.stay
 }
 
 // isBack says that the server in the slot runs again, or has changed its mind, and follows the log.
@@ -151,6 +156,7 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 	ctx, cancel := context.WithTimeout(ctx, slotPatience)
 	defer cancel()
 	server := n.serverID()
+	kept := turn{replace: n.cfg.Dir == ""} // without the slot: what is done of old
 	var first string
 	answered := time.Now()
 	for round := 0; ; round++ {
@@ -161,43 +167,32 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 		actx, stop := context.WithTimeout(ctx, callTimeout)
 		t, err := n.askTurn(actx, server)
 		stop()
-		var remote *rpc.RemoteError
 		switch {
 		case err == nil && t.granted:
 			return t, nil
 		case err == nil:
 			first, answered = t.first, time.Now()
-		case time.Since(answered) > leaderPatience:
+		case isUnknownCall(err, callDepart):
+			return kept, nil
+		case time.Since(answered) > leaderPatience: // nobody is there to take the seat either
 			return turn{}, fmt.Errorf("%w: no leader gave the leaving slot: %w", lockerr.ErrNoQuorum, err)
-		case errors.As(err, &remote) && remote.Text == unknownCall(callDepart):
-			return turn{granted: true, replace: n.cfg.Dir == ""}, nil
 		}
 		if werr := n.waitRetry(ctx, changed, round); werr != nil {
 			switch {
 			case first != "":
-				return turn{replace: n.cfg.Dir == ""}, fmt.Errorf("%q left first, and was not back or replaced in time: %w", first, werr)
+				return kept, fmt.Errorf("%q left first, and was not back or replaced in time: %w", first, werr)
 			case err != nil:
-				return turn{replace: n.cfg.Dir == ""}, fmt.Errorf("%w: no leader gave the leaving slot: %w", lockerr.ErrNoQuorum, errors.Join(werr, err))
+				return kept, fmt.Errorf("%w: no leader gave the leaving slot: %w", lockerr.ErrNoQuorum, errors.Join(werr, err))
 			}
-			return turn{replace: n.cfg.Dir == ""}, werr
+			return kept, werr
 		}
 	}
 }
 
 func (n *Node) askTurn(ctx context.Context, server wire.UUID) (turn, error) {
-	var local *turn
-	body, err := n.askLeader(ctx, func(ctx context.Context, l *lead) ([]byte, error) {
-		t, err := n.departOn(ctx, l, server, n.cfg.Instance)
-		local = &t
-		return nil, err
-	}, callDepart, encodeStandingCall(server, n.cfg.Instance))
-	if err != nil {
-		return turn{}, err
-	}
-	if local != nil {
-		return *local, nil
-	}
-	return decodeTurn(body)
+	return ask(ctx, n, func(ctx context.Context, l *lead) (turn, error) {
+		return n.departOn(ctx, l, server, n.cfg.Instance)
+	}, callDepart, encodeStandingCall(server, n.cfg.Instance), decodeTurn)
 }
 
 func (t turn) encode() []byte {

@@ -41,7 +41,6 @@ func (n *Node) ownFormat() uint64 {
 // formatOfAll decides it: every server with a seat must have said, at some time, that it reads the format, and so must every process that is here
 // now and may be given a seat: those of the cluster, and those that found it or are about to join it, which say only later whose they are.
 func formatOfAll(own uint64, cluster wire.UUID, seats []wire.UUID, members []gossip.Member) (allowed uint64, tooOld string) {
-	here := func(m gossip.Member) bool { return m.State == gossip.Alive || m.State == gossip.Suspect }
 	allowed = own
 	lower := func(format uint64, text string) {
 		if format = max(format, 1); format < allowed {
@@ -50,10 +49,10 @@ func formatOfAll(own uint64, cluster wire.UUID, seats []wire.UUID, members []gos
 	}
 	known := make(map[wire.UUID]gossip.Member, len(members))
 	for _, m := range members {
-		if here(m) && (m.Cluster == cluster || !m.Open) {
+		if lives(m) && (m.Cluster == cluster || !m.Open) {
 			lower(m.Format, tooOldText(m.Name))
 		}
-		if old, ok := known[m.Server]; m.State != gossip.Left && (!ok || here(m) && !here(old) || here(m) == here(old) && m.Since.After(old.Since)) {
+		if old, ok := known[m.Server]; m.State != gossip.Left && (!ok || lives(m) && !lives(old) || lives(m) == lives(old) && m.Since.After(old.Since)) {
 			known[m.Server] = m
 		}
 	}

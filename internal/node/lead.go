@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/session"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
@@ -38,14 +39,14 @@ type lead struct {
 
 	mu      sync.Mutex // guards the fields below
 	leases  map[uint64]*lease
-	stay    stay                    // of who has the leaving slot
-	leaving map[wire.UUID]wire.UUID // servers that asked to be taken out of the Raft group, and which instance did; zero: not known
-	shunned map[wire.UUID]time.Time // until when a process that would not take a seat is passed over
-	sinks   map[uint64]session.Sink // queues: they take what they are given and return
-	onEnd   map[any]func()          // what to tell when this lead is over, by who asked
-	watches map[eventSink]string    // by who watches: the prefix. Sinks queue, as above
-	times   stopwatch               // what is left of detached grants and cooldowns
-	wake    chan struct{}           // cap 1: a lease or a time was added
+	stay    stay                      // of who has the leaving slot
+	leaving map[wire.UUID]gossip.Meta // servers that asked to be taken out of the Raft group, and what the run that did said of itself; zero: not known
+	shunned map[wire.UUID]time.Time   // until when a process that would not take a seat is passed over
+	sinks   map[uint64]session.Sink   // queues: they take what they are given and return
+	onEnd   map[any]func()            // what to tell when this lead is over, by who asked
+	watches map[eventSink]string      // by who watches: the prefix. Sinks queue, as above
+	times   stopwatch                 // what is left of detached grants and cooldowns
+	wake    chan struct{}             // cap 1: a lease or a time was added
 }
 
 // lease is what the leader remembers of a session's renewals. It is not replicated: a new leader begins anew with a full TTL.
@@ -60,7 +61,7 @@ func startLead(g *group, term uint64, propose func([]byte) proposal, allowed fun
 		group: g, term: term, logger: logger, allowed: allowed,
 		ready: make(chan struct{}), done: make(chan struct{}),
 		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()),
-		watches: make(map[eventSink]string), leaving: make(map[wire.UUID]wire.UUID), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
+		watches: make(map[eventSink]string), leaving: make(map[wire.UUID]gossip.Meta), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
 	}
 	l.batch = newBatcher(term, propose, g.cfg.hooks.wall, l.endAsync)
 	l.began = time.Now()

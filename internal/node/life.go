@@ -8,7 +8,6 @@ import (
 
 	"github.com/godistlock/distlock/internal/clock"
 	"github.com/godistlock/distlock/internal/founding"
-	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
@@ -125,7 +124,7 @@ func (f *life) view() founding.View {
 	for _, m := range members {
 		v.Members = append(v.Members, founding.Peer{
 			Process: founding.Process{Server: m.Server, Instance: m.Instance, Name: m.Name, MayVote: m.MayVote},
-			Alive:   m.State == gossip.Alive || m.State == gossip.Suspect,
+			Alive:   lives(m),
 			Cluster: m.Cluster, Open: m.Open, Leads: m.Leader,
 		})
 	}

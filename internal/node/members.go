@@ -52,12 +52,11 @@ func latestRuns(all []Member) []Member {
 }
 
 func supersedes(m, old Member) bool {
-	alive := func(x Member) bool { return x.State == gossip.Alive || x.State == gossip.Suspect }
 	switch {
 	case m.Self != old.Self:
 		return m.Self
-	case alive(m) != alive(old):
-		return alive(m)
+	case lives(m.Member) != lives(old.Member):
+		return lives(m.Member)
 	}
 	return m.Since.After(old.Since)
 }
@@ -109,7 +108,7 @@ func (n *Node) Server() wire.UUID { return n.serverID() }
 // Seen lists the names of the processes that gossip has found, this one included, and the addresses at which nobody answered.
 func (n *Node) Seen() (seen, missing []string) {
 	for _, m := range n.gossip.Members() {
-		if m.State == gossip.Alive || m.State == gossip.Suspect {
+		if lives(m) {
 			seen = append(seen, m.Name)
 		}
 	}

@@ -90,6 +90,7 @@ type Node struct {
 	changed     chan struct{} // closed and replaced when leadership or membership moved
 	peers       map[*peerConn]*rpc.Conn
 	watches     int                  // calls of Watch that have not ended
+	stepped     time.Time            // when this process last tried to hand the leadership over because it may not vote
 	settledAt   time.Time            // when the leader last said that this process's role stands
 	relayed     int                  // connections that are passed on
 	detours     map[wire.UUID]detour // servers that were reached through another member

@@ -48,8 +48,7 @@ func asUnderstood(ctx context.Context, q Query, ask func(context.Context, Query)
 
 // query asks once.
 func (n *Node) query(ctx context.Context, q Query) (Answer, error) {
-	var local *Answer
-	body, err := n.askLeader(ctx, func(ctx context.Context, l *lead) ([]byte, error) {
+	a, err := ask(ctx, n, func(ctx context.Context, l *lead) (Answer, error) {
 		a, err := n.pages.answer(ctx, l, q)
 		for i := range a.Locks {
 			for j := range a.Locks[i].Holders { // the state's own bytes, which nobody may change
@@ -57,16 +56,12 @@ func (n *Node) query(ctx context.Context, q Query) (Answer, error) {
 				h.Value = bytes.Clone(h.Value)
 			}
 		}
-		local = &a
-		return nil, err
-	}, callQuery, q.encode())
+		return a, err
+	}, callQuery, q.encode(), decodeAnswer)
 	if err != nil {
 		return Answer{}, queryError(q, err)
 	}
-	if local != nil {
-		return *local, nil
-	}
-	return decodeAnswer(body)
+	return a, nil
 }
 
 // queryError makes of what a leader answered what the caller can branch on.
@@ -98,6 +93,24 @@ func (n *Node) askLeader(ctx context.Context, local func(context.Context, *lead)
 		return nil, err
 	}
 	return n.call(ctx, server, kind, body)
+}
+
+// ask is askLeader for what has a type of its own.
+func ask[T any](ctx context.Context, n *Node, local func(context.Context, *lead) (T, error), kind uint8, body []byte, decode func([]byte) (T, error)) (T, error) {
+	var here *T
+	answer, err := n.askLeader(ctx, func(ctx context.Context, l *lead) ([]byte, error) {
+		v, err := local(ctx, l)
+		here = &v
+		return nil, err
+	}, kind, body)
+	switch {
+	case here != nil:
+		return *here, err
+	case err != nil:
+		var none T
+		return none, err
+	}
+	return decode(answer)
 }
 
 // Answer is what a Query found.

@@ -142,9 +142,12 @@ func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 
 // letGo has the steward take server out of the configuration, and waits until it is.
 func (n *Node) letGo(ctx context.Context, l *lead, server wire.UUID) error {
-	instance := n.instanceOf(server)
+	var who gossip.Meta
+	if m, ok := latestRun(server, n.gossip.Members()); ok && lives(m) {
+		who = m.Meta
+	}
 	l.mu.Lock()
-	l.leaving[server] = instance
+	l.leaving[server] = who
 	l.mu.Unlock()
 	tick := time.NewTicker(stewardTick)
 	defer tick.Stop()
@@ -164,16 +167,6 @@ func (n *Node) letGo(ctx context.Context, l *lead, server wire.UUID) error {
 			return errNotLeading
 		}
 	}
-}
-
-// instanceOf is the living run of server, as gossip knows it; zero for none.
-func (n *Node) instanceOf(server wire.UUID) wire.UUID {
-	for _, m := range n.gossip.Members() {
-		if m.Server == server && (m.State == gossip.Alive || m.State == gossip.Suspect) {
-			return m.Instance
-		}
-	}
-	return wire.UUID{}
 }
 
 func inConfiguration(conf raft.Configuration, server wire.UUID) bool {

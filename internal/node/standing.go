@@ -2,16 +2,13 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/roster"
-	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -94,7 +91,7 @@ func (n *Node) prospects(l *lead) (prospects, error) {
 		p.then[s.ID] = s.Suffrage
 	}
 	for _, m := range n.gossip.Members() {
-		if m.State == gossip.Alive || m.State == gossip.Suspect {
+		if lives(m) {
 			p.instance[m.Instance] = true
 		}
 	}
@@ -105,19 +102,9 @@ func (n *Node) prospects(l *lead) (prospects, error) {
 // askStanding asks the leader where this process stands.
 func (n *Node) askStanding(ctx context.Context) (standing, error) {
 	server := n.serverID()
-	var local *standing
-	body, err := n.askLeader(ctx, func(ctx context.Context, l *lead) ([]byte, error) {
-		s, err := n.standingOf(ctx, l, server, n.cfg.Instance)
-		local = &s
-		return nil, err
-	}, callStanding, encodeStandingCall(server, n.cfg.Instance))
-	if err != nil {
-		return standing{}, err
-	}
-	if local != nil {
-		return *local, nil
-	}
-	return decodeStanding(body)
+	return ask(ctx, n, func(ctx context.Context, l *lead) (standing, error) {
+		return n.standingOf(ctx, l, server, n.cfg.Instance)
+	}, callStanding, encodeStandingCall(server, n.cfg.Instance), decodeStanding)
 }
 
 // Settled is nil when nothing about this process's role is about to change: it has the seat that it will have, with the log that goes with
@@ -130,9 +117,8 @@ func (n *Node) Settled(ctx context.Context) error {
 		return nil
 	}
 	s, err := n.askStanding(ctx)
-	var remote *rpc.RemoteError
 	switch {
-	case errors.As(err, &remote) && remote.Text == unknownCall(callStanding):
+	case isUnknownCall(err, callStanding):
 	case err != nil:
 		return fmt.Errorf("%w: the leader does not say whether this process's role stands: %w", lockerr.ErrNoQuorum, err)
 	case s.pending != "":

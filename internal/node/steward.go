@@ -64,8 +64,10 @@ func (n *Node) tend(l *lead) error {
 	if index > l.group.raft.AppliedIndex() {
 		return nil // the last change is not committed here yet
 	}
-	change, ok := roster.Next(n.rosterView(l, conf, index))
+	v := n.rosterView(l, conf, index)
+	change, ok := roster.Next(v)
 	if !ok {
+		n.stepAside(l, v)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, changeTimeout)
@@ -99,6 +101,35 @@ func (n *Node) tend(l *lead) error {
 		return errNotLeading
 	}
 }
+
+// stepAside hands the leadership over where this process leads and should not vote: nobody takes himself out. One that is leaving does so itself.
+func (n *Node) stepAside(l *lead, v roster.View) {
+	heir, ok := roster.Successor(v)
+	if !ok || n.resigned.Load() || !n.mayStep() {
+		return
+	}
+	n.logger.Info("this process may not vote: another leads from now on", "member", n.cfg.Name, "heir", n.nameOf(heir))
+	n.handing.Store(true)
+	defer n.handing.Store(false)
+	l.endAsync() // this is one of the goroutines that end would wait for
+	n.handOver(func() error {
+		return l.group.raft.LeadershipTransferToServer(raft.ServerID(heir.String()), raft.ServerAddress(heir.String())).Error()
+	})
+}
+
+// mayStep says whether it is time to try, and notes that it is tried.
+func (n *Node) mayStep() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if time.Since(n.stepped) < stepAgain {
+		return false
+	}
+	n.stepped = time.Now()
+	return true
+}
+
+// stepAgain is how long a leader that should not lead goes on after it has failed to hand over.
+const stepAgain = 10 * time.Second
 
 // shunFor is how long a process that would not take a seat is passed over.
 const shunFor = 5 * time.Second
@@ -140,7 +171,7 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 		if m.Cluster != state.Cluster() {
 			continue
 		}
-		alive := m.State == gossip.Alive || m.State == gossip.Suspect
+		alive := lives(m)
 		v.Members = append(v.Members, roster.Candidate{
 			Server: m.Server, Name: m.Name,
 			Alive:    alive,
@@ -155,8 +186,10 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 	}
 	for _, s := range v.Config { // one that gossip does not list (any more)
 		if !listed(v.Members, s.ID) {
-			_, leaving := l.leaving[s.ID]
-			v.Members = append(v.Members, roster.Candidate{Server: s.ID, Leaving: leaving, Lost: l.silentFor(s.ID, now) >= lostAfter})
+			run, leaving := l.leaving[s.ID]
+			v.Members = append(v.Members, roster.Candidate{
+				Server: s.ID, Leaving: leaving, Durable: run.Durable, Lost: l.silentFor(s.ID, now) >= lostAfter,
+			})
 		}
 	}
 	return v
@@ -188,8 +221,8 @@ func (l *lead) hasLog(server wire.UUID) bool {
 
 // isLeavingLocked says that m is the run of its server that asked to be taken out of the Raft group: one that came back has not.
 func (l *lead) isLeavingLocked(m gossip.Member) bool {
-	instance, ok := l.leaving[m.Server]
-	return ok && (instance.IsZero() || instance == m.Instance)
+	run, ok := l.leaving[m.Server]
+	return ok && (run.Instance.IsZero() || run.Instance == m.Instance)
 }
 
 func listed(members []roster.Candidate, server wire.UUID) bool {

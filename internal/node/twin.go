@@ -17,7 +17,8 @@ import (
 const (
 	twinPatience = 500 * time.Millisecond // how long it listens, if it hears of nobody at all
 	twinTimeout  = 300 * time.Millisecond // of the question to a process that gossip takes for another with the same identity
-	twinEvery    = 2 * time.Second        // how often one is asked at most, later on
+	twinEvery    = 2 * time.Second        // how often they are asked at most, later on
+	maxTwins     = 4                      // processes that are asked: whoever gossips can claim to be one
 )
 
 // claimIdentity waits until this process may act as the server that was stored. It answers false when another process does, or the node ended:
@@ -41,7 +42,7 @@ func (n *Node) identityIsFree() bool {
 			heard = heard || m.Instance != n.cfg.Instance && m.State == gossip.Alive && m.Cluster == n.clusterID()
 		}
 		if heard && n.gossip.Exchanged() { // so it has heard of all of whom that one knows
-			if m, ok := n.findTwin(); ok && n.confirmTwin(m) {
+			if m, ok := n.livingTwin(n.twins()); ok {
 				n.fail(twinError(n.cfg.Dir, m))
 				return false
 			}
@@ -57,12 +58,26 @@ func (n *Node) identityIsFree() bool {
 	}
 }
 
-// findTwin is another process that gossip hears under this server's UUID. It may be an earlier run of this one, or none at all.
-func (n *Node) findTwin() (gossip.Member, bool) {
-	server := n.serverID()
-	for _, m := range n.gossip.Members() {
-		alive := m.State == gossip.Alive || m.State == gossip.Suspect
-		if alive && m.Server == server && m.Instance != n.cfg.Instance && m.Addr != n.cfg.Addr {
+// twins are other processes that gossip hears under this server's UUID, elsewhere. They may be earlier runs of this one, long gone.
+func (n *Node) twins() []gossip.Member {
+	return twinsOf(n.serverID(), n.cfg.Instance, n.cfg.Addr, n.gossip.Members())
+}
+
+func twinsOf(server, instance wire.UUID, addr string, members []gossip.Member) (out []gossip.Member) {
+	asked := map[string]bool{addr: true}
+	for _, m := range members {
+		if lives(m) && m.Server == server && m.Instance != instance && !asked[m.Addr] && len(out) < maxTwins {
+			asked[m.Addr] = true
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// livingTwin is the first of those that acts as this server.
+func (n *Node) livingTwin(twins []gossip.Member) (gossip.Member, bool) {
+	for _, m := range twins {
+		if n.confirmTwin(m) {
 			return m, true
 		}
 	}
@@ -92,13 +107,14 @@ func (f *life) checkTwin() {
 	if n.cfg.Dir == "" || time.Since(f.twinAt) < twinEvery {
 		return
 	}
-	m, ok := n.findTwin()
-	if !ok {
+	twins := n.twins()
+	if len(twins) == 0 {
 		return
 	}
 	f.twinAt = time.Now()
-	n.wg.Go(func() { // ends with the question, which has its limit
-		if !n.confirmTwin(m) {
+	n.wg.Go(func() { // ends with the questions, which have their limits
+		m, ok := n.livingTwin(twins)
+		if !ok {
 			return
 		}
 		if later(n.started, n.cfg.Instance, m) {

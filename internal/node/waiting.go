@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -49,7 +48,7 @@ func (n *Node) missingVoters() []string {
 		if _, ok := missing[m.Server]; !ok {
 			continue
 		}
-		if m.State == gossip.Alive || m.State == gossip.Suspect {
+		if lives(m) {
 			delete(missing, m.Server)
 		} else {
 			missing[m.Server] = fmt.Sprintf("%q", m.Name)

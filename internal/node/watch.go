@@ -189,7 +189,7 @@ func (w *watch) subscribeAt(ctx context.Context, s *subscription) (err error) {
 		case !errors.As(err, &remote):
 		case remote.Code == codeLimit:
 			return fmt.Errorf("%w: %s", lockerr.ErrLimit, remote.Text)
-		case remote.Code == 0 && remote.Text == unknownCall(callWatch):
+		case isUnknownCall(err, callWatch):
 			return errOldLeader
 		}
 		return err
