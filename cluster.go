@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -52,99 +51,6 @@ type Cluster struct {
 	owner    sync.WaitGroup // the goroutine that waits for failed
 }
 
-func join(ctx context.Context, cfg Config, env surroundings) (*Cluster, error) {
-	s, err := cfg.settleOn(ctx, env.machine)
-	if err != nil {
-		return nil, fmt.Errorf("distlock: join: %w", err)
-	}
-	t, err := openTransport(s, env)
-	if err != nil {
-		return nil, fmt.Errorf("distlock: join: %w", err)
-	}
-	c := &Cluster{settings: s, transport: t, leaving: make(chan struct{}), stopping: make(chan struct{}), done: make(chan struct{}), failed: make(chan error, 1)}
-	nc := t.nodeConfig(s, env, func(err error) { c.failed <- err })
-	if c.node, err = node.Start(nc); err != nil {
-		t.close()
-		return nil, fmt.Errorf("distlock: join: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.JoinTimeout)
-	defer cancel()
-	if err := c.openSession(ctx, nc, env); err != nil {
-		if errors.Is(err, ErrNoQuorum) {
-			err = fmt.Errorf("%w; %s", err, c.describeSeen())
-		}
-		c.node.Close()
-		t.abandon()
-		return nil, fmt.Errorf("distlock: join group %q as %q: %w", s.Group, s.Name, err)
-	}
-	c.owner.Go(c.watchFailure) // ends with the Cluster
-	return c, nil
-}
-
-// openSession waits for the first session, or for the end of ctx or of the node.
-func (c *Cluster) openSession(ctx context.Context, nc node.Config, env surroundings) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	opened := make(chan struct{})
-	go func() { // ends with openSession
-		defer close(opened)
-		c.sessions, err = session.Open(ctx, session.Config{
-			Connect: c.node.Link, Clock: env.clock, TTL: c.settings.SessionTTL, Name: c.settings.Name, Logger: c.settings.Logger,
-			Create: func(nonce wire.UUID, previous uint64) wire.CreateSession {
-				return wire.CreateSession{
-					Nonce: nonce, Name: c.settings.Name, Server: c.node.Server(), Instance: nc.Instance,
-					TTL: c.settings.SessionTTL.Milliseconds(), Proof: nc.Proof, Previous: previous,
-				}
-			},
-		})
-	}()
-	tell := time.NewTicker(stillJoining)
-	defer tell.Stop()
-	for {
-		select {
-		case <-opened:
-			return err
-		case failure := <-c.failed:
-			cancel(failure)
-			<-opened
-			if err == nil {
-				c.sessions.Stop(ErrClosed)
-			}
-			return failure
-		case <-tell.C:
-			c.settings.Logger.Info("still joining", "state", c.describeSeen())
-		}
-	}
-}
-
-// stillJoining is how often a Join that takes long says in the log what it waits for.
-const stillJoining = 10 * time.Second
-
-// describeSeen says who was seen and who was missing, for the error of a Join that came to nothing.
-func (c *Cluster) describeSeen() string {
-	seen, missing := c.node.Seen()
-	text := fmt.Sprintf("seen %d of the %d processes it needs", len(seen), c.settings.Expect)
-	if len(seen) > 0 {
-		text += " (" + strings.Join(seen, ", ") + ")"
-	}
-	if len(missing) > 0 {
-		text += "; missing: " + strings.Join(missing, ", ")
-	}
-	if reason := c.node.Waiting(); reason != "" {
-		text += "; " + reason
-	}
-	return text + "; check Peers, that those processes run, and that TCP and UDP of the port pass between them"
-}
-
-// watchFailure stops the Cluster when its member can't go on.
-func (c *Cluster) watchFailure() {
-	select {
-	case err := <-c.failed:
-		c.stop(fmt.Errorf("%w: %w", ErrClosed, err))
-	case <-c.done:
-	}
-}
-
 // stop closes every Done, then gives up Raft, the port and the directory, in this order: whoever takes the port or the directory over may
 // rely on it.
 func (c *Cluster) stop(reason error) {
@@ -181,54 +87,6 @@ func (c *Cluster) watch(f func()) {
 // as ctx lets it; what comes then takes at most ten seconds. Done of every lock is closed before it returns, with ErrClosed. Its error
 // says what ctx cut short; the Cluster has stopped all the same.
 func (c *Cluster) Leave(ctx context.Context) error { return c.leaveWithin(ctx, leaveRest) }
-
-// leaveWithin is Leave; after the wait for the locks, which ctx bounds, it takes rest at the most.
-func (c *Cluster) leaveWithin(ctx context.Context, rest time.Duration) error {
-	if err := c.usable(); err != nil {
-		return err
-	}
-	first := false
-	c.leave.Do(func() { first = true; close(c.leaving) })
-	if !first { // another Leave, or Close, is at it
-		select {
-		case <-c.done:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	c.sessions.Refuse()
-	err := c.sessions.Drain(ctx)
-	// What follows must be tried even when ctx has ended: it is what spares the others the wait for our session to run out.
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), rest)
-	defer cancel()
-	if cerr := c.sessions.CloseSession(after); cerr != nil {
-		err = errors.Join(err, cerr)
-	}
-	err = errors.Join(err, c.resign(ctx, after, rest))
-	c.stop(ErrClosed)
-	if err != nil {
-		return fmt.Errorf("distlock: leave: %w", err)
-	}
-	return nil
-}
-
-// resign gives up what this process is in the cluster. It waits for others that leave as long as ctx lets it, and then takes rest at the most;
-// if ctx has ended, after bounds all of it.
-func (c *Cluster) resign(ctx, after context.Context, rest time.Duration) error {
-	if ctx.Err() != nil {
-		wait, cancel := context.WithTimeout(after, rest/2)
-		defer cancel()
-		return errors.Join(c.node.TakeTurn(wait), c.node.Resign(after))
-	}
-	err := c.node.TakeTurn(ctx)
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), rest)
-	defer cancel()
-	return errors.Join(err, c.node.Resign(after))
-}
-
-// leaveRest bounds what Leave does after the locks: ending the session, giving up the seat and the leadership.
-const leaveRest = 10 * time.Second
 
 // Close stops now, as a crash would: locks expire with the session. Done of every lock is closed before it returns, with ErrClosed.
 func (c *Cluster) Close() error {
