@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/godistlock/distlock/internal/gossip"
+	"github.com/godistlock/distlock/internal/roster"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -104,6 +105,33 @@ func (n *Node) transfer() {
 	}
 	n.handOver(func() error { return g.raft.LeadershipTransfer().Error() })
 }
+
+// stepAside hands the leadership over where this process leads and should not vote: nobody takes himself out. One that is leaving does so itself.
+func (n *Node) stepAside(l *lead, v roster.View) {
+	_, ok := roster.Successor(v) // there is one; Raft itself picks who has most of the log
+	if !ok || n.resigned.Load() || !n.mayStep() {
+		return
+	}
+	n.logger.Info("this process may not vote: another leads from now on", "member", n.cfg.Name)
+	n.handing.Store(true)
+	defer n.handing.Store(false)
+	l.endAsync() // this is one of the goroutines that end would wait for
+	n.handOver(func() error { return l.group.raft.LeadershipTransfer().Error() })
+}
+
+// mayStep says whether it is time to try, and notes that it is tried.
+func (n *Node) mayStep() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if time.Since(n.stepped) < stepAgain {
+		return false
+	}
+	n.stepped = time.Now()
+	return true
+}
+
+// stepAgain is how long a leader that should not lead goes on after it has failed to hand over.
+const stepAgain = 10 * time.Second
 
 // handOver waits for transfer, but not for ever.
 func (n *Node) handOver(transfer func() error) {

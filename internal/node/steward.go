@@ -102,35 +102,6 @@ func (n *Node) tend(l *lead) error {
 	}
 }
 
-// stepAside hands the leadership over where this process leads and should not vote: nobody takes himself out. One that is leaving does so itself.
-func (n *Node) stepAside(l *lead, v roster.View) {
-	heir, ok := roster.Successor(v)
-	if !ok || n.resigned.Load() || !n.mayStep() {
-		return
-	}
-	n.logger.Info("this process may not vote: another leads from now on", "member", n.cfg.Name, "heir", n.nameOf(heir))
-	n.handing.Store(true)
-	defer n.handing.Store(false)
-	l.endAsync() // this is one of the goroutines that end would wait for
-	n.handOver(func() error {
-		return l.group.raft.LeadershipTransferToServer(raft.ServerID(heir.String()), raft.ServerAddress(heir.String())).Error()
-	})
-}
-
-// mayStep says whether it is time to try, and notes that it is tried.
-func (n *Node) mayStep() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if time.Since(n.stepped) < stepAgain {
-		return false
-	}
-	n.stepped = time.Now()
-	return true
-}
-
-// stepAgain is how long a leader that should not lead goes on after it has failed to hand over.
-const stepAgain = 10 * time.Second
-
 // shunFor is how long a process that would not take a seat is passed over.
 const shunFor = 5 * time.Second
 
