@@ -12,23 +12,30 @@ import (
 	"github.com/godistlock/distlock/internal/mux"
 )
 
-// freePorts answers loopback addresses whose TCP and UDP ports are free. They lie below the range from which the system gives ports to
-// outgoing connections, so that a member which restarts finds its port free again.
+// freePorts answers loopback addresses whose TCP and UDP ports are free, and which no other test is given: a member that is down, or that a
+// test waits for in vain, must not be replaced by a stranger. They lie below the range from which the system gives ports to outgoing
+// connections, so that a member which restarts finds its port free again, and outside that of internal/proctest.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
 	var out []string
 	for len(out) < n {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(18000))
+		if _, taken := takenPorts.LoadOrStore(addr, t.Name()); taken {
+			continue
+		}
 		tcp, udp, err := mux.System().Listen(addr)
 		if err != nil {
 			continue
 		}
 		tcp.Close()
 		udp.Close()
+		t.Cleanup(func() { takenPorts.Delete(addr) })
 		out = append(out, addr)
 	}
 	return out
 }
+
+var takenPorts sync.Map // from an address to the test that has it
 
 // members are the processes of a test cluster, all inside this one.
 type members struct {
