@@ -148,3 +148,36 @@ func TestAPromotedVoterSaysSo(t *testing.T) {
 		})
 	}
 }
+
+// A process that was asked to run Raft before it knew that its cluster is open, and was not given the seat after all, still hears of it: no
+// leader speaks to its Raft.
+func TestEnlistedInVain(t *testing.T) {
+	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{}, Hooks{}, Hooks{})
+	leader, _ := f.leader(t)
+	await(t, leader, "three voters and two standbys", func() bool { seats, _ := leader.seats(); return len(seats) == 5 })
+	l, p, err := mux.System().Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	n, err := Start(Config{
+		Name: "late", Group: "g", Instance: wire.NewUUID(), Addr: addr, Listener: l, Packets: p, Dial: mux.System().Dial,
+		Expect: 5, Voters: 3, MayVote: true, Loopback: true, SelfAddr: addr,
+		Seeds:  func(context.Context) ([]string, error) { return []string{leader.cfg.Addr}, nil },
+		Logger: slog.New(slog.DiscardHandler), Failed: func(err error) { t.Errorf("it failed: %v", err) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	for n.life.enlist(t.Context(), leader.clusterID()) != nil { // until it belongs to the cluster
+		if t.Context().Err() != nil {
+			t.Fatal("it does not come to belong to the cluster")
+		}
+	}
+	if n.Open() {
+		t.Fatal("it knew that the cluster is open before it was enlisted: that is another case")
+	}
+	await(t, n, "it knows that its cluster is open", n.Open)
+	await(t, n, "its Raft has stopped", func() bool { return n.group.Load() == nil })
+}

@@ -31,8 +31,9 @@ type life struct {
 	asking  bool // a question to the leader is under way
 	answers chan founding.Led
 	group   *group
-	booted  bool    // this process wrote the group's first configuration
-	memory  *memory // of this server's Raft; with DataDir unused
+	booted  bool      // this process wrote the group's first configuration
+	memory  *memory   // of this server's Raft; with DataDir unused
+	ledAt   time.Time // when Raft here last knew a leader, or began
 
 	enlisted uint64 // how often the leader has asked this process to run Raft
 	doubting bool   // the leader is being asked whether this process has a seat
@@ -266,7 +267,7 @@ func (f *life) start(cluster wire.UUID, bootstrap bool, voters []wire.UUID) erro
 	if err != nil {
 		return fmt.Errorf("raft did not start: %w", err)
 	}
-	f.group, f.booted = g, bootstrap
+	f.group, f.booted, f.ledAt = g, bootstrap, time.Now()
 	f.n.notify()
 	if bootstrap || f.aloneInGroup(g) {
 		f.n.wg.Go(func() { // ends within electPatience and the call's own limit

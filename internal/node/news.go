@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"time"
 
 	"github.com/godistlock/distlock/internal/founding"
 	"github.com/godistlock/distlock/internal/raftlog"
@@ -19,16 +20,21 @@ func (f *life) tellNews() bool {
 	leading := l != nil && l.isReady()
 	view := g.fsm.View()
 	cluster := f.n.raftClusterID()
+	led := !g.leader().IsZero()
+	if led {
+		f.ledAt = time.Now()
+	}
 	return f.step(founding.Led{
-		Cluster: cluster, Leader: !g.leader().IsZero(), Leading: leading, Founded: view.Cluster() == cluster,
+		Cluster: cluster, Leader: led, Leading: leading, Founded: view.Cluster() == cluster,
 		Open: view.Open(), Confirmed: view.HasConfirmed(f.machine.Server()), Dissolved: view.Dissolved(),
 	})
 }
 
-// askNews asks the leader of an unopened cluster how far it is, where this process runs no Raft. One question is under way at a time.
+// askNews asks the leader of an unopened cluster how far it is, where this process runs no Raft, or one that no leader speaks to: it was asked
+// to run it, and another was given the seat. One question is under way at a time.
 func (f *life) askNews() {
 	cluster := f.machine.Cluster()
-	if f.group != nil || cluster.IsZero() || f.asking {
+	if f.group != nil && time.Since(f.ledAt) < seatDoubt || cluster.IsZero() || f.asking {
 		return
 	}
 	f.asking = true
