@@ -17,9 +17,13 @@ const (
 	mostRetry    = 400 * time.Millisecond // and after many that found nobody
 	retryDoubles = 8                      // rounds after which the pause doubles
 	linkTimeout  = 300 * time.Millisecond // of one round, at first
+	findTimeout  = 900 * time.Millisecond // of one where no session waits: it includes a detour round a leader that refuses this process
 	moreTimeouts = 3                      // times that it doubles while nobody answers at all: all of a large fleet ask at once when a leader dies
-	maxAsked     = 5                      // processes asked in one round
-	askNext      = 12                     // in such a part of the round another is asked, if nobody has answered
+	maxAsked     = 5                      // processes asked in one round, without those that others, or news, hint at
+	mostAsked    = 12                     // with those
+	askNext      = 12                     // in such a part of the round another is asked, if nobody has answered; each time twice as long after the one before
+	holdFor      = time.Second            // how long who is asked keeps an asker waiting until it knows who leads: an election takes less
+	heldFor      = holdFor + linkTimeout  // of a round in which somebody is reached: it may wait for the answer
 	hurryAfter   = time.Second            // of finding nobody: an election takes less, so the leader may be one that gossip has not found
 )
 
@@ -50,16 +54,26 @@ func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error
 // roundTimeout is what a round is given after so many in which nobody has answered: who is still busy with the last has more time for this one.
 func roundTimeout(silent int) time.Duration { return linkTimeout << min(silent/2, moreTimeouts) }
 
-// waitRetry waits for news or a little while; its error says that ctx or the node has ended.
+// waitRetry waits for news of a leader, or of this process's own standing, or a little while; its error says that ctx or the node has ended.
 func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, round int) error {
 	pause := min(linkRetry<<min(round/retryDoubles, 10), mostRetry)
 	t := time.NewTimer(pause + rand.N(pause))
 	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-n.ctx.Done():
-	case <-changed:
-	case <-t.C:
+	leader, term := n.leaderNews()
+	ready := n.Open() && n.claimed.Load()
+	for waiting := true; waiting; {
+		select {
+		case <-ctx.Done():
+			waiting = false
+		case <-n.ctx.Done():
+			waiting = false
+		case <-t.C:
+			waiting = false
+		case <-changed: // in a large fleet there is news of others all the time
+			changed = n.Changed()
+			now, nowTerm := n.leaderNews()
+			waiting = now == leader && nowTerm == term && ready == (n.Open() && n.claimed.Load()) && n.lead.Load() == nil
+		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -75,18 +89,15 @@ func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Dura
 		}
 	}
 	var answered atomic.Bool
-	k, ok := seek(ctx, n, timeout, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
-		k, hint, err := n.linkTo(ctx, server, sink, timeout/3)
-		if err == nil {
-			answered.Store(true)
-		}
+	k, ok := seek(ctx, n, timeout, answered.Load, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
+		k, hint := n.linkTo(ctx, server, sink, timeout/3, func() { answered.Store(true) })
 		return k, k != nil, hint
 	}, (*remoteLink).Close)
 	if !ok {
 		return nil, answered.Load()
 	}
 	n.mu.Lock()
-	n.last = k.server
+	n.last, n.lastTerm = k.server, k.term
 	n.mu.Unlock()
 	n.spawn(func() { n.watchLink(k) }) // ends with the link
 	if !k.via.IsZero() {
@@ -115,7 +126,7 @@ func (n *Node) watchLink(k *remoteLink) {
 
 // findLeader asks round until a server says that it leads.
 func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
-	leader, ok := seek(ctx, n, linkTimeout, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
+	leader, ok := seek(ctx, n, findTimeout, func() bool { return false }, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
 		body, err := n.call(ctx, server, callWho, nil)
 		if err != nil {
 			return server, false, wire.UUID{}
@@ -135,32 +146,35 @@ func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
 
 // seek asks those who might lead, and whom they hint at, one soon after the other and side by side, so that one that is paused holds up nobody: the
 // likeliest mostly leads, and a large fleet need not ask all. It answers the first that ask finds; what is found later is dropped. It finds
-// nobody when this process itself has become the leader meanwhile.
-func seek[T any](ctx context.Context, n *Node, timeout time.Duration, ask func(context.Context, wire.UUID) (T, bool, wire.UUID), drop func(T)) (T, bool) {
+// nobody when this process itself has become the leader meanwhile. It takes timeout, and heldFor where somebody was reached by then who may be
+// waiting for the answer as this process does: to be asked again costs all of them more.
+func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached func() bool, ask func(context.Context, wire.UUID) (T, bool, wire.UUID), drop func(T)) (T, bool) {
 	type reply struct {
-		v    T
-		ok   bool
-		hint wire.UUID
+		server wire.UUID
+		v      T
+		ok     bool
+		hint   wire.UUID
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	replies := make(chan reply, maxAsked)
-	pending := 0
-	asked := map[wire.UUID]bool{n.serverID(): true, {}: true}
+	ctx, cancel := context.WithTimeout(ctx, max(timeout, heldFor))
+	replies := make(chan reply, mostAsked)
+	asked, pending := 0, map[wire.UUID]bool{}
+	met := map[wire.UUID]bool{n.serverID(): true, {}: true}
 	start := func(server wire.UUID) {
-		if asked[server] || len(asked) == maxAsked+2 {
+		if met[server] || asked == mostAsked {
 			return
 		}
-		asked[server] = true
+		met[server] = true
 		if n.spawn(func() { // ends with ctx
 			v, ok, hint := ask(ctx, server)
-			replies <- reply{v, ok, hint}
+			replies <- reply{server, v, ok, hint}
 		}) {
-			pending++
+			asked++
+			pending[server] = true
 		}
 	}
 	defer func() {
 		cancel()
-		late := pending
+		late := len(pending)
 		collect := func() {
 			for range late {
 				if r := <-replies; r.ok {
@@ -173,22 +187,31 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, ask func(c
 		}
 	}()
 	changed := n.Changed()
+	told, toldTerm := n.leaderNews()
 	mightLead := n.whoMightLead()
 	startNext := func() {
-		for was := pending; pending == was && len(mightLead) > 0; mightLead = mightLead[1:] {
+		for was := len(pending); len(pending) == was && asked < maxAsked && len(mightLead) > 0; mightLead = mightLead[1:] {
 			start(mightLead[0])
 		}
 	}
-	next := time.NewTicker(timeout / askNext)
+	pause := timeout / askNext
+	next, end := time.NewTimer(pause), time.NewTimer(timeout)
 	defer next.Stop()
+	defer end.Stop()
 	startNext()
 	var none T
-	for pending > 0 {
+	for len(pending) > 0 {
 		select {
 		case <-next.C:
 			startNext()
+			pause *= 2
+			next.Reset(pause)
+		case <-end.C:
+			if !reached() {
+				return none, false
+			}
 		case r := <-replies:
-			pending--
+			delete(pending, r.server)
 			if r.ok {
 				return r.v, true
 			}
@@ -199,35 +222,42 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, ask func(c
 			if l := n.lead.Load(); l != nil && l.isReady() {
 				return none, false
 			}
-			leader, _ := n.leaderNews()
+			leader, term := n.leaderNews()
+			if news := leader != told || term != toldTerm; news && !pending[leader] && !leader.IsZero() && leader != n.serverID() {
+				met[leader] = false // it may have said that it does not lead before it did
+			}
+			told, toldTerm = leader, term
 			start(leader)
 		}
 	}
 	return none, false
 }
 
-// linkTo asks one server to be the leader. If it isn't, there is no link, and it may know who is. An error says that it has not answered.
-func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration) (*remoteLink, wire.UUID, error) {
+// linkTo asks one server to be the leader. If it isn't, there is no link, and it may know who is; it takes up to holdFor to find out. It says when
+// the server has been reached, which is before that.
+func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration, reached func()) (*remoteLink, wire.UUID) {
 	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
 	var err error
 	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter); err != nil {
-		return nil, wire.UUID{}, err
+		return nil, wire.UUID{}
 	}
-	ours := wire.NewWriter()
-	ours.Uint(wire.Format)
-	body, err := k.conn.Call(ctx, callLead, ours.Bytes())
+	reached()
+	n.mu.Lock()
+	call := leadCall{format: wire.Format, over: n.last, term: n.lastTerm}
+	n.mu.Unlock()
+	body, err := k.conn.Call(ctx, callLead, call.encode())
 	if err != nil {
 		k.Close()
-		return nil, wire.UUID{}, err
+		return nil, wire.UUID{}
 	}
 	reply, err := decodeLeadReply(body)
 	if err != nil || !reply.leads {
 		k.Close()
 		n.remember(reply.leader, reply.addr)
-		return nil, reply.leader, err
+		return nil, reply.leader
 	}
 	k.term, k.format, k.name = reply.term, reply.format, n.nameOf(server)
-	return k, wire.UUID{}, nil
+	return k, wire.UUID{}
 }
 
 // nameOf is what people call a server.
@@ -297,6 +327,29 @@ func (n *Node) leaderHint() (wire.UUID, string) {
 	}
 	addr, _ := n.addrOf(leader)
 	return leader, addr
+}
+
+// awaitNews waits until this process leads, or knows who does but for one whose lead is over, or as long as who asked may be kept waiting.
+func (n *Node) awaitNews(ctx context.Context, over wire.UUID, term uint64) *lead {
+	ctx, cancel := context.WithTimeout(ctx, holdFor)
+	defer cancel()
+	for {
+		changed := n.Changed()
+		if l := n.leading(ctx); l != nil {
+			return l
+		}
+		leader, now := n.leaderNews()
+		if !leader.IsZero() && leader != n.serverID() && (leader != over || now > term) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		case <-n.ctx.Done():
+			return nil
+		}
+	}
 }
 
 // leading is this process's lead once that is ready; nil when it does not lead. It waits for a lead that begins, within ctx.

@@ -25,7 +25,7 @@ func TestSeekAsksInTurn(t *testing.T) {
 	var asked []wire.UUID
 	seeking := func(timeout time.Duration, answer func(ctx context.Context, nth int) bool) (wire.UUID, bool) {
 		asked = nil
-		return seek(t.Context(), n, timeout, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
+		return seek(t.Context(), n, timeout, func() bool { return false }, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
 			mu.Lock()
 			asked = append(asked, server)
 			nth := len(asked)
@@ -51,6 +51,44 @@ func TestSeekAsksInTurn(t *testing.T) {
 	}
 	if _, ok := seeking(ages, func(context.Context, int) bool { return false }); ok || len(asked) != 2 || slices.Contains(asked, n.Server()) {
 		t.Errorf("%d were asked, %v", len(asked), ok)
+	}
+}
+
+// Who is asked for the leader after the last has died answers when it knows the next, and not before, or once it has kept the asker waiting long
+// enough: all of a large fleet would ask again and again. A process of before, which does not say that it can wait, is answered at once.
+func TestWhoIsAskedWaitsForNews(t *testing.T) {
+	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{})
+	leader, l := f.leader(t)
+	asked, asker := f.others(leader)[0], f.others(leader)[1]
+	ask := func(call []byte) (leadReply, time.Duration) {
+		t.Helper()
+		began := time.Now()
+		body, err := asker.callAddr(t.Context(), asked.cfg.Addr, asked.Server(), callLead, call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := decodeLeadReply(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply, time.Since(began)
+	}
+	over := leadCall{format: wire.Format, over: leader.Server(), term: l.term}
+	if reply, took := ask(leadCall{format: wire.Format}.encode()); reply.leader != leader.Server() {
+		t.Errorf("who leads is known, and after %s the answer is %+v", took, reply)
+	}
+	old := wire.NewWriter()
+	old.Uint(wire.Format)
+	leader.Close()
+	if reply, took := ask(old.Bytes()); took >= holdFor {
+		t.Errorf("a process of before waits %s for %+v", took, reply)
+	}
+	for news := false; !news; {
+		reply, took := ask(over.encode())
+		news = reply.leads || !reply.leader.IsZero() && reply.leader != leader.Server()
+		if !news && took < holdFor {
+			t.Fatalf("no news after %s: %+v", took, reply)
+		}
 	}
 }
 

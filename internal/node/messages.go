@@ -16,6 +16,36 @@ type leadReply struct {
 	format          uint64 // of the log, which the answering process reads; not sent when 0, to who is too old to read it
 }
 
+// leadCall asks a process whether it leads.
+type leadCall struct {
+	format uint64    // of the log, which the asking process reads; 0: it is too old to say
+	over   wire.UUID // of a lead that the asking process has lost: who knows of no other keeps it waiting for a while; zero: of none
+	term   uint64    // of that lead
+	holds  bool      // over and term were said: the asking process can wait
+}
+
+func (c leadCall) encode() []byte {
+	w := wire.NewWriter()
+	w.Uint(c.format) // all that processes of before look for
+	w.UUID(c.over)
+	w.Uint(c.term)
+	return w.Bytes()
+}
+
+// decodeLeadCall reads what there is: processes of before say less, later ones may say more.
+func decodeLeadCall(body []byte) (c leadCall) {
+	if len(body) == 0 {
+		return c
+	}
+	r := wire.NewReader(body)
+	c.format = r.Uint()
+	over, term := r.UUID(), r.Uint()
+	if r.Err() == nil {
+		c.over, c.term, c.holds = over, term, true
+	}
+	return c
+}
+
 func encodeLeadReply(a leadReply) []byte {
 	w := wire.NewWriter()
 	if a.format > 0 {

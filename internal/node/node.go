@@ -87,6 +87,7 @@ type Node struct {
 	raftCluster wire.UUID     // the cluster whose Raft streams are taken and opened; zero while Raft does not run
 	addrs       addressBook   // where servers were when last heard of
 	last        wire.UUID     // the leader that the last link went to
+	lastTerm    uint64        // of that lead
 	changed     chan struct{} // closed and replaced when leadership or membership moved
 	peers       map[*peerConn]*rpc.Conn
 	watches     int                  // calls of Watch that have not ended

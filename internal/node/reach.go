@@ -24,6 +24,9 @@ const (
 	// knownDetourAfter is that where the server was reached through another member before: enough for the direct way to come first once it is back.
 	knownDetourAfter = 20 * time.Millisecond
 
+	// goneDetourAfter is that where nobody listens: all who had a leader that has died come there.
+	goneDetourAfter = 500 * time.Millisecond
+
 	maxDetours  = 3   // members through which one server is looked for at a time
 	maxDetoured = 256 // servers of which it is remembered that they are reached through another member; there are few at a time
 
@@ -101,8 +104,9 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 				}
 				switch {
 				case pending > 0: // a detour that is under way has its time
-				case provesGone(w.err) && len(detours) > 0: // no hurry: all who had a leader that has died come here, and mostly find the next one
+				case provesGone(w.err) && len(detours) > 0: // no hurry: mostly they find the next leader
 					over = ctx.Done()
+					next.Reset(max(detourAfter, goneDetourAfter))
 				default:
 					more = true
 				}

@@ -65,11 +65,12 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 	r := wire.NewReader(body)
 	switch kind {
 	case callLead:
-		reply, err := p.bind(ctx, c)
+		call := decodeLeadCall(body)
+		reply, err := p.bind(ctx, c, call)
 		if err != nil {
 			return nil, err
 		}
-		if len(body) > 0 { // who says which format it reads wants to know ours; an old process says nothing, and reads no more than it knows
+		if call.format > 0 { // who says which format it reads wants to know ours; an old process says nothing, and reads no more than it knows
 			reply.format = p.node.ownFormat()
 		}
 		return encodeLeadReply(reply), nil
@@ -109,8 +110,11 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 }
 
 // bind makes the connection one to the leader, if this process is that; else the answer names the leader as far as it is known here.
-func (p *peerConn) bind(ctx context.Context, c *rpc.Conn) (leadReply, error) {
+func (p *peerConn) bind(ctx context.Context, c *rpc.Conn, call leadCall) (leadReply, error) {
 	l := p.node.leading(ctx)
+	if l == nil && call.holds {
+		l = p.node.awaitNews(ctx, call.over, call.term)
+	}
 	if l == nil {
 		server, addr := p.node.leaderHint()
 		return leadReply{leader: server, addr: addr}, nil
