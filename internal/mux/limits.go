@@ -10,8 +10,8 @@ const (
 	HandshakeTimeout  = 5 * time.Second // from the first byte to the hand-over, on both sides
 	MaxHello          = 1024            // bytes
 	MaxWelcome        = 2048            // bytes
-	MaxPending        = 512             // handshakes of incoming streams at a time
-	MaxPendingPerHost = 256
+	MaxPending        = 1024            // handshakes of incoming streams at a time
+	MaxPendingPerHost = 512
 	MaxStreams        = 16384 // incoming streams through their handshake
 	MaxStreamsPerHost = 8192
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,10 @@ const (
 	askNext      = 12                     // in such a part of the round another is asked, if nobody has answered; each time twice as long after the one before
 	holdFor      = time.Second            // how long who is asked keeps an asker waiting until it knows who leads: an election takes less
 	heldFor      = holdFor + linkTimeout  // of a round in which somebody is reached: it may wait for the answer
+	busyRetry    = 100 * time.Millisecond // between two rounds when who leads had too much to do to listen, at first; twice as long each time
+	mostBusy     = 3                      // times that it doubles
+	tellEvery    = time.Millisecond       // askers that were kept waiting are told one after the other: all of them turn to the leader then
+	tellAtOnce   = 16                     // but for so many
 	hurryAfter   = time.Second            // of finding nobody: an election takes less, so the leader may be one that gossip has not found
 )
 
@@ -31,21 +36,25 @@ const (
 func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error) {
 	began := time.Now()
 	silent := 0 // rounds in a row in which nobody has answered
+	busy := 0   // rounds in which somebody would not listen
 	for round := 0; ; round++ {
 		changed := n.Changed()
 		if time.Since(began) >= hurryAfter {
 			n.gossip.Hurry()
 		}
 		if n.Open() && n.claimed.Load() { // before, nobody is given a session
-			k, heard := n.tryLink(ctx, sink, roundTimeout(silent))
+			k, heard, full := n.tryLink(ctx, sink, roundTimeout(silent))
 			if k != nil {
 				return k, nil
 			}
 			if silent++; heard {
 				silent = 0
 			}
+			if full {
+				busy++
+			}
 		}
-		if err := n.waitRetry(ctx, changed, round); err != nil {
+		if err := n.waitRetry(ctx, changed, retryPause(round, busy)); err != nil {
 			return nil, err
 		}
 	}
@@ -54,9 +63,16 @@ func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error
 // roundTimeout is what a round is given after so many in which nobody has answered: who is still busy with the last has more time for this one.
 func roundTimeout(silent int) time.Duration { return linkTimeout << min(silent/2, moreTimeouts) }
 
+// retryPause is the least pause before the next round; at most twice as long is waited.
+func retryPause(round, busy int) time.Duration {
+	if busy > 0 {
+		return busyRetry << min(busy-1, mostBusy)
+	}
+	return min(linkRetry<<min(round/retryDoubles, 10), mostRetry)
+}
+
 // waitRetry waits for news of a leader, or of this process's own standing, or a little while; its error says that ctx or the node has ended.
-func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, round int) error {
-	pause := min(linkRetry<<min(round/retryDoubles, 10), mostRetry)
+func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, pause time.Duration) error {
 	t := time.NewTimer(pause + rand.N(pause))
 	defer t.Stop()
 	leader, term := n.leaderNews()
@@ -81,20 +97,23 @@ func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, round int
 	return n.ctx.Err()
 }
 
-// tryLink is one round of looking for the leader, and says whether anybody has answered.
-func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Duration) (link session.Link, heard bool) {
+// tryLink is one round of looking for the leader. It says whether anybody has answered, and whether somebody had too much to do to listen.
+func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Duration) (link session.Link, heard, full bool) {
 	if l := n.lead.Load(); l != nil && l.isReady() {
 		if k, ok := newLocalLink(l, sink); ok {
-			return k, true
+			return k, true, false
 		}
 	}
-	var answered atomic.Bool
+	var answered, overrun atomic.Bool
 	k, ok := seek(ctx, n, timeout, answered.Load, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
-		k, hint := n.linkTo(ctx, server, sink, timeout/3, func() { answered.Store(true) })
+		k, hint, err := n.linkTo(ctx, server, sink, timeout/3, func() { answered.Store(true) })
+		if isFull(err) {
+			overrun.Store(true)
+		}
 		return k, k != nil, hint
 	}, (*remoteLink).Close)
 	if !ok {
-		return nil, answered.Load()
+		return nil, answered.Load(), overrun.Load()
 	}
 	n.mu.Lock()
 	n.last, n.lastTerm = k.server, k.term
@@ -104,7 +123,7 @@ func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Dura
 		n.logger.Info("the leader can't be reached directly; its connection goes through another member", "leader", k.name, "via", n.nameOf(k.via))
 		n.spawn(func() { n.seekDirect(k.server, k.done, k.finish) }) // ends with the link
 	}
-	return k, true
+	return k, true, false
 }
 
 // watchLink ends a link whose leader has been succeeded: a leader that is paused would not say so itself.
@@ -227,19 +246,21 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached fu
 				met[leader] = false // it may have said that it does not lead before it did
 			}
 			told, toldTerm = leader, term
-			start(leader)
+			if !reached() || n.group.Load() != nil { // else somebody is about to tell, one asker after the other
+				start(leader)
+			}
 		}
 	}
 	return none, false
 }
 
 // linkTo asks one server to be the leader. If it isn't, there is no link, and it may know who is; it takes up to holdFor to find out. It says when
-// the server has been reached, which is before that.
-func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration, reached func()) (*remoteLink, wire.UUID) {
+// the server has been reached, which is before that. An error says that it has not answered.
+func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration, reached func()) (*remoteLink, wire.UUID, error) {
 	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
 	var err error
 	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter); err != nil {
-		return nil, wire.UUID{}
+		return nil, wire.UUID{}, err
 	}
 	reached()
 	n.mu.Lock()
@@ -248,16 +269,16 @@ func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, 
 	body, err := k.conn.Call(ctx, callLead, call.encode())
 	if err != nil {
 		k.Close()
-		return nil, wire.UUID{}
+		return nil, wire.UUID{}, err
 	}
 	reply, err := decodeLeadReply(body)
 	if err != nil || !reply.leads {
 		k.Close()
 		n.remember(reply.leader, reply.addr)
-		return nil, reply.leader
+		return nil, reply.leader, err
 	}
 	k.term, k.format, k.name = reply.term, reply.format, n.nameOf(server)
-	return k, wire.UUID{}
+	return k, wire.UUID{}, nil
 }
 
 // nameOf is what people call a server.
@@ -333,15 +354,19 @@ func (n *Node) leaderHint() (wire.UUID, string) {
 func (n *Node) awaitNews(ctx context.Context, over wire.UUID, term uint64) *lead {
 	ctx, cancel := context.WithTimeout(ctx, holdFor)
 	defer cancel()
-	for {
+	for waited := false; ; {
 		changed := n.Changed()
 		if l := n.leading(ctx); l != nil {
 			return l
 		}
 		leader, now := n.leaderNews()
 		if !leader.IsZero() && leader != n.serverID() && (leader != over || now > term) {
+			if waited {
+				n.telling.wait(ctx)
+			}
 			return nil
 		}
+		waited = true
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -349,6 +374,33 @@ func (n *Node) awaitNews(ctx context.Context, over wire.UUID, term uint64) *lead
 		case <-n.ctx.Done():
 			return nil
 		}
+	}
+}
+
+// pacer lets those who wait go one after the other.
+type pacer struct {
+	mu   sync.Mutex // guards next
+	next time.Time  // when the next may go
+}
+
+func (p *pacer) turn(now time.Time) (wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if early := now.Add(-tellAtOnce * tellEvery); p.next.Before(early) {
+		p.next = early
+	}
+	wait = max(p.next.Sub(now), 0)
+	p.next = p.next.Add(tellEvery)
+	return wait
+}
+
+// wait waits for its turn, or until ctx ends.
+func (p *pacer) wait(ctx context.Context) {
+	t := time.NewTimer(p.turn(time.Now()))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 

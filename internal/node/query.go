@@ -24,7 +24,7 @@ func (n *Node) Query(ctx context.Context, q Query) (Answer, error) {
 		if err == nil || errors.Is(err, ErrPageGone) || errors.Is(err, errOldLeader) {
 			return a, err
 		}
-		if werr := n.waitRetry(ctx, changed, round); werr != nil {
+		if werr := n.waitRetry(ctx, changed, retryPause(round, 0)); werr != nil {
 			return Answer{}, fmt.Errorf("%w (%w; last: %w)", werr, lockerr.ErrNoQuorum, err)
 		}
 	}

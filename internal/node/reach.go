@@ -192,8 +192,13 @@ func detourHelps(err error) bool {
 	if errors.As(err, &refused) { // the server said no, or another process has its address: that it is elsewhere is known sooner by some
 		return refused.Welcome.Refusal == wire.RefusedTarget
 	}
-	// Who has too many to greet closes without a word, and has no more time for those who come through others.
-	return !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET)
+	return !errors.Is(err, net.ErrClosed) && !isFull(err) // who has too many to greet has no more time for those who come through others
+}
+
+// isFull says that somebody is there who has too many to greet: he closes without a word.
+func isFull(err error) bool {
+	var refused *mux.RefusedError
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.As(err, &refused) && refused.Welcome.Refusal == wire.RefusedBusy
 }
 
 // isGone says that the member that was asked found nobody there.

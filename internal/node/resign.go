@@ -162,7 +162,7 @@ func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 		if err == nil || n.othersStaying() == 0 {
 			return nil
 		}
-		if werr := n.waitRetry(ctx, changed, round); werr != nil {
+		if werr := n.waitRetry(ctx, changed, retryPause(round, 0)); werr != nil {
 			return errors.Join(werr, err)
 		}
 	}

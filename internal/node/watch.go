@@ -146,7 +146,7 @@ func (w *watch) subscribe(ctx context.Context, first bool) (*subscription, error
 		if first && (errors.Is(err, lockerr.ErrLimit) || errors.Is(err, errors.ErrUnsupported)) {
 			return nil, err
 		}
-		if werr := w.node.waitRetry(ctx, changed, round); werr != nil {
+		if werr := w.node.waitRetry(ctx, changed, retryPause(round, 0)); werr != nil {
 			return nil, fmt.Errorf("%w (%w; last: %w)", werr, lockerr.ErrNoQuorum, err)
 		}
 	}
