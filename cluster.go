@@ -142,6 +142,9 @@ func (c *Cluster) Status() Status {
 	for _, m := range c.node.Conflicts() {
 		s.Conflicts = append(s.Conflicts, Member{Name: m.Name, Addr: m.Addr, Role: roleOf(m), Leader: m.Leader, State: State(m.State)})
 	}
+	for _, x := range c.node.Strangers() {
+		s.Strangers = append(s.Strangers, Stranger(x))
+	}
 	s.Ready = c.Err() == nil && c.sessions.Ready() && !c.isLeaving()
 	return s
 }
@@ -328,6 +331,20 @@ type Status struct {
 	Ready      bool   // this process can take locks now
 	Members    []Member
 	Conflicts  []Member // processes of another open cluster of this Group, seen in the last minutes: two that were founded apart never merge
+
+	// Strangers are the processes with which this one had no connection in the last minutes because they, or it, belong elsewhere; at most 64.
+	Strangers []Stranger
+}
+
+// Stranger is a process that was kept out of this one, or that kept this one out, for a reason that a person can mend: another Group, another
+// cluster, another Secret, another version of the protocol, another identity than its certificate's. The log says so too, once a minute.
+type Stranger struct {
+	Addr     string // host:port where this process dialed it, its host where it dialed
+	Name     string // as it says; "" where it could not say
+	Reason   string // "group", "cluster", "secret", "version" or "identity"
+	Text     string // what happened and what to do
+	Incoming bool   // it dialed
+	Last     time.Time
 }
 
 // Member is one process of the cluster as seen from here.

@@ -80,6 +80,8 @@ func (c *Cluster) openSession(ctx context.Context, nc node.Config, env surroundi
 // stillJoining is how often a Join that takes long says in the log what it waits for.
 const stillJoining = 10 * time.Second
 
+const maxStrangersNamed = 4 // in an error
+
 // describeSeen says who was seen and who was missing, for the error of a Join that came to nothing.
 func (c *Cluster) describeSeen() string {
 	seen, missing := c.node.Seen()
@@ -92,6 +94,13 @@ func (c *Cluster) describeSeen() string {
 	}
 	if reason := c.node.Waiting(); reason != "" {
 		text += "; " + reason
+	}
+	for i, x := range c.node.Strangers() {
+		if i == maxStrangersNamed {
+			text += "; and more who belong elsewhere"
+			break
+		}
+		text += fmt.Sprintf("; %s belongs elsewhere (%s): %s", x.Addr, x.Reason, x.Text)
 	}
 	return text + "; check Peers, that those processes run, and that TCP and UDP of the port pass between them"
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/fault"
 	"github.com/godistlock/distlock/internal/lockerr"
+	"github.com/godistlock/distlock/internal/secure"
 	"github.com/godistlock/distlock/internal/session"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -79,12 +80,19 @@ type Config struct {
 	// DataDir is the directory of the Raft log and the snapshots; it is made if it is not there, and is one process's at a time.
 	// Own; empty keeps all in memory.
 	DataDir string
-	// Secret is a random text of at least 32 characters that all members share; it gives mutual TLS and gossip encryption without a
-	// PKI. All. Not built yet: Join answers an error that matches errors.ErrUnsupported.
+	// Secret is a random text of at least 32 characters that all members share: with it every stream is mutual TLS 1.3 and every packet of
+	// gossip is encrypted, with no PKI and no files. All. Make it with "openssl rand -base64 32", and not by thinking of one: whoever can
+	// reach the port can try guesses at home, as fast as their machines are. Who knows it is trusted with everything; SECURITY.md says more.
 	Secret string
-	// Secrets are for rotation, beside or instead of Secret: the first is used, all are accepted. All. Not built yet, as Secret.
+	// Secrets are for rotation, beside or instead of Secret: the first is used (Secret, if there is one), all are accepted; at most 8. All.
+	// Three roll-outs change a secret without a gap: [old, new], then [new, old], then [new].
 	Secrets []string
-	// TLS is for a PKI of your own. All. Not built yet, as Secret.
+	// TLS is for a PKI of your own, instead of a secret's certificates. All. Its Certificates, GetCertificate, GetClientCertificate, RootCAs and
+	// ClientCAs are used, on a copy, and nothing else of it but Time, Rand, CurvePreferences and KeyLogWriter: TLS 1.3 on both sides, with
+	// certificates on both sides, is the library's. RootCAs judge who is dialed and ClientCAs who dials; one of them serves as both where the other
+	// is missing. Name must stand among the DNS names of this process's certificate, letter by letter. GetCertificate and
+	// GetClientCertificate are asked at every stream, so certificates can be renewed while the process runs. Without a Secret beside it
+	// gossip runs over TLS too, and UDP is not used.
 	TLS *tls.Config
 	// Insecure allows a Bind that other machines can reach with neither Secret nor TLS: whoever reaches the port can then take
 	// every lock and stop the cluster. Own.
@@ -111,6 +119,7 @@ const (
 	maxSessionTTL = 60 * time.Second
 	maxExpect     = 1000
 	minSecret     = 32 // characters
+	maxSecrets    = 8  // of Secrets
 
 	lookupTimeout = 5 * time.Second // of the host in Bind
 )
@@ -145,6 +154,8 @@ type settings struct {
 	Config
 	hostname  string     // for the default Name
 	advertise netip.Addr // for the default Advertise
+
+	credentials *secure.Credentials // nil: neither a secret nor TLS
 }
 
 // settleOn checks all of c and answers all its faults at once: each matches ErrInvalid, or errors.ErrUnsupported when it is about
@@ -155,7 +166,7 @@ func (c Config) settleOn(ctx context.Context, m address.Machine) (*settings, err
 	s.settleName(&f)
 	s.settleAddresses(ctx, &f, m)
 	s.checkNumbers(&f)
-	s.checkSecrets(&f)
+	s.settleSecrets(&f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
@@ -248,25 +259,38 @@ func (s *settings) checkNumbers(f *fault.List) {
 	}
 }
 
-// checkSecrets never puts a secret into a message.
-func (s *settings) checkSecrets(f *fault.List) {
+// settleSecrets makes credentials of what is given. It never puts a secret into a message.
+func (s *settings) settleSecrets(f *fault.List) {
 	check := func(field, secret string) {
 		if n := utf8.RuneCountInString(secret); n < minSecret {
 			f.Invalid(field, fmt.Sprintf("of %d characters", n), "it must be random and have at least %d; make one with: openssl rand -base64 32", minSecret)
 		}
 	}
+	var secrets []string
 	if s.Secret != "" {
 		check("Config.Secret", s.Secret)
-		f.Unsupported("Config.Secret")
+		secrets = append(secrets, s.Secret)
 	}
 	for i, secret := range s.Secrets {
 		check(fmt.Sprintf("Config.Secrets[%d]", i), secret)
+		secrets = append(secrets, secret)
 	}
-	if len(s.Secrets) > 0 {
-		f.Unsupported("Config.Secrets")
+	if len(s.Secrets) > maxSecrets {
+		f.Invalid("Config.Secrets", fmt.Sprintf("with %d", len(s.Secrets)), "there may be at most %d; leave out those that no process uses any more", maxSecrets)
 	}
-	if s.TLS != nil {
-		f.Unsupported("Config.TLS")
+	if len(*f) > 0 {
+		return
+	}
+	var err error
+	switch {
+	case s.TLS != nil:
+		if s.credentials, err = secure.FromTLS(s.TLS, secrets); err != nil {
+			f.Invalid("Config.TLS", "is incomplete", "%w", err)
+		}
+	case len(secrets) > 0:
+		if s.credentials, err = secure.FromSecrets(secrets); err != nil {
+			f.Invalid("Config.Secret", "gives no keys", "%w", err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,23 +165,48 @@ func TestConfigFaultsAllAtOnce(t *testing.T) {
 	}
 }
 
-func TestConfigNotBuiltYet(t *testing.T) {
-	secret := strings.Repeat("s3cr3t! ", 4)
-	for name, cfg := range map[string]Config{
-		"Config.Secret": {Secret: secret}, "Config.Secrets": {Secrets: []string{secret}}, "Config.TLS": {TLS: &tls.Config{}},
-	} {
-		for _, bind := range []string{"127.0.0.1:0", "10.0.0.7:0"} {
-			cfg.Bind = bind
-			_, err := cfg.settleOn(t.Context(), office)
-			wantFaults(t, name, err, errors.ErrUnsupported, name)
-			if errors.Is(err, ErrInvalid) {
-				t.Errorf("%s on %s is nonsense: %v", name, bind, err)
+func TestSecretsAreSettled(t *testing.T) {
+	one, two := strings.Repeat("s3cr3t! ", 4), strings.Repeat("0ther!! ", 4)
+	for _, bind := range []string{"127.0.0.1:0", "10.0.0.7:0"} {
+		for _, c := range []struct {
+			cfg  Config
+			keys int // of gossip
+		}{{Config{}, 0}, {Config{Secret: one}, 1}, {Config{Secrets: []string{one, two}}, 2}, {Config{Secret: one, Secrets: []string{two}}, 2}} {
+			c.cfg.Bind, c.cfg.Insecure = bind, c.keys == 0
+			s, err := c.cfg.settleOn(t.Context(), office)
+			if err != nil {
+				t.Fatalf("%s, %d keys: %v", bind, c.keys, err)
+			}
+			if (s.credentials != nil) != (c.keys > 0) || c.keys > 0 && len(s.credentials.GossipKeys()) != c.keys {
+				t.Errorf("%s: credentials %v for %d keys", bind, s.credentials != nil, c.keys)
 			}
 		}
 	}
-	_, err := Config{Secret: secret[:31]}.settleOn(t.Context(), office)
-	if err == nil || strings.Contains(err.Error(), "s3cr3t") {
-		t.Errorf("a secret in an error: %v", err)
+	first := func(cfg Config) []byte {
+		s, err := cfg.settleOn(t.Context(), office)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.credentials.GossipKeys()[0]
+	}
+	if !bytes.Equal(first(Config{Secret: one, Secrets: []string{two}}), first(Config{Secrets: []string{one}})) {
+		t.Error("Secret beside Secrets is not the first")
+	}
+	for _, c := range []struct {
+		cfg  Config
+		says []string
+	}{
+		{Config{Secret: one[:31]}, []string{"Config.Secret", "31 characters"}},
+		{Config{Secret: one, Secrets: []string{two[:31]}}, []string{"Config.Secrets[0]", "31 characters"}},
+		{Config{Secrets: slices.Repeat([]string{one}, maxSecrets+1)}, []string{"Config.Secrets", "at most 8"}},
+		{Config{TLS: &tls.Config{}}, []string{"Config.TLS", "RootCAs", "ClientCAs"}},
+		{Config{TLS: &tls.Config{RootCAs: x509.NewCertPool()}}, []string{"Config.TLS", "GetCertificate"}},
+	} {
+		_, err := c.cfg.settleOn(t.Context(), office)
+		wantFaults(t, fmt.Sprint(c.says), err, ErrInvalid, c.says...)
+		if strings.Contains(err.Error(), "s3cr3t") || strings.Contains(err.Error(), "0ther") {
+			t.Errorf("a secret in an error: %v", err)
+		}
 	}
 }
 
@@ -197,8 +224,8 @@ func TestJoinJudgesFirst(t *testing.T) {
 		t.Error("a Cluster beside an error")
 	}
 	wantFaults(t, "Join", err, ErrInvalid, "Voters", "SessionTTL")
-	_, err = JoinContext(t.Context(), Config{Bind: taken, DataDir: dir, Secret: strings.Repeat("x", 32)})
-	wantFaults(t, "JoinContext", err, errors.ErrUnsupported, "Config.Secret")
+	_, err = JoinContext(t.Context(), Config{Bind: taken, DataDir: dir, Secret: strings.Repeat("x", 31)})
+	wantFaults(t, "JoinContext", err, ErrInvalid, "Config.Secret")
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("DataDir was made: %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/node"
 	"github.com/godistlock/distlock/internal/raftlog"
+	"github.com/godistlock/distlock/internal/secure"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -58,6 +59,11 @@ func (t *transport) open(s *settings, env surroundings) (err error) {
 		return fmt.Errorf("Config.Bind: bound to %s: %w", t.listener.Addr(), err)
 	}
 	s.bound(port)
+	if s.credentials != nil {
+		if err := s.credentials.CheckOwn(secure.Identity{Group: s.Group, Name: s.Name}); err != nil {
+			return fmt.Errorf("%w Config.TLS: %w", ErrInvalid, err)
+		}
+	}
 	if s.DataDir == "" {
 		return nil
 	}
@@ -119,7 +125,7 @@ func (t *transport) nodeConfig(s *settings, env surroundings, failed func(error)
 	id.Group = s.Group
 	return node.Config{
 		Name: s.Name, Group: s.Group, Instance: wire.NewUUID(), Addr: s.Advertise, Proof: proof,
-		Listener: t.listener, Packets: t.packets, Dial: env.network.Dial,
+		Listener: t.listener, Packets: t.packets, Dial: env.network.Dial, Credentials: s.credentials,
 		Dir: s.DataDir, Identity: id,
 		Expect: s.Expect, Voters: s.Voters, MayVote: !s.NoVote,
 		Alone: len(s.Peers) == 0 && s.Discover == nil, Loopback: isLoopback(t.listener.Addr()),

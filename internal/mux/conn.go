@@ -11,6 +11,7 @@ import (
 type Conn struct {
 	net.Conn // the stream, secured when there is a Secure
 	raw      net.Conn
+	secured  Secured // nil without a Secure
 	mux      *Mux
 	host     string // the remote's, without the port
 	incoming bool

@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,12 +17,21 @@ import (
 // else is sent before the answer has come, so neither side reads beyond what it asks for.
 const magic = "DLK1"
 
+// How a stream with TLS begins: the type and the major version of a record.
+const (
+	tlsHandshake = 22
+	tlsMajor     = 3
+)
+
 const (
 	helloHeader   = len(magic) + 1 + 2
 	welcomeHeader = len(magic) + 2
 )
 
-var errStranger = errors.New("this is no distlock stream")
+var (
+	errStranger = errors.New("this is no distlock stream")
+	errTLS      = errors.New("it begins as TLS does")
+)
 
 func encodeHello(h wire.Hello) []byte {
 	w := wire.NewWriter()
@@ -90,6 +100,9 @@ func readOpening(r io.Reader, head []byte, limit int) ([]byte, error) {
 		return nil, err
 	}
 	if string(head[:len(magic)]) != magic {
+		if head[0] == tlsHandshake && head[1] == tlsMajor {
+			return nil, errTLS
+		}
 		return nil, errStranger
 	}
 	n := int(binary.BigEndian.Uint16(head[len(head)-2:]))
@@ -104,6 +117,9 @@ func readOpening(r io.Reader, head []byte, limit int) ([]byte, error) {
 // greet is the dialing side of the handshake. What ends it early closes c.
 func (m *Mux) greet(c *Conn, addr string, target wire.UUID) error {
 	if err := m.secure(c, time.Now().Add(HandshakeTimeout), false); err != nil {
+		if spokePlain(err) {
+			return &RefusedError{Addr: addr, Welcome: wire.Welcome{Version: wire.ProtocolVersion, Refusal: wire.RefusedTLS}}
+		}
 		return err
 	}
 	h := m.cfg.Self(c.kind, target)
@@ -127,8 +143,29 @@ func (m *Mux) greet(c *Conn, addr string, target wire.UUID) error {
 	if a.Refusal != 0 {
 		return &RefusedError{Addr: addr, Welcome: a}
 	}
+	if err := c.proven(h.Group, a.Name, a.Server); err != nil {
+		return &StrangerError{Addr: addr, Name: a.Name, Reason: refusalName(wire.RefusedIdentity), Err: err}
+	}
 	c.hello, c.welcome = h, a
 	return c.Conn.SetDeadline(time.Time{})
+}
+
+// proven says whether the other side is who it says it is, as far as that is asked here, and ends the bounds on strangers.
+func (c *Conn) proven(group, name string, server wire.UUID) error {
+	if c.secured == nil {
+		return nil
+	}
+	if err := c.secured.Proves(group, name, server); err != nil {
+		return err
+	}
+	c.secured.Trust()
+	return nil
+}
+
+// spokePlain says that the other side speaks as we do, but without TLS.
+func spokePlain(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.As(err, &record) && string(record.RecordHeader[:len(magic)]) == magic
 }
 
 // serve is the accepting side of the handshake, and hands the stream over.
@@ -157,9 +194,17 @@ func (m *Mux) serve(c *Conn) {
 // answer reads the Hello, decides and writes the Welcome. An error means that nothing could be read or said.
 func (m *Mux) answer(c *Conn, deadline time.Time) (wire.Hello, wire.Welcome, error) {
 	if err := m.secure(c, deadline, true); err != nil {
+		if spokePlain(err) {
+			a, err := m.turnAway(c, refuse(wire.RefusedPlain, "give all members the same Secret, or TLS"))
+			return wire.Hello{}, a, err
+		}
 		return wire.Hello{}, wire.Welcome{}, err
 	}
 	h, err := readHello(c.Conn)
+	if errors.Is(err, errTLS) {
+		a, err := m.turnAway(c, refuse(wire.RefusedTLS, "give all members the same Secret, or TLS"))
+		return wire.Hello{}, a, err
+	}
 	if err != nil {
 		return h, wire.Welcome{}, err
 	}
@@ -174,6 +219,13 @@ func (m *Mux) answer(c *Conn, deadline time.Time) (wire.Hello, wire.Welcome, err
 	return h, a, c.Conn.SetDeadline(time.Time{})
 }
 
+// turnAway tells a process that could not prove itself why it is refused, and nothing of this one.
+func (m *Mux) turnAway(c *Conn, a wire.Welcome) (wire.Welcome, error) {
+	a.Version = wire.ProtocolVersion
+	_, err := c.raw.Write(encodeWelcome(a))
+	return a, err
+}
+
 // secure sets the handshake's deadline and wraps the raw stream.
 func (m *Mux) secure(c *Conn, deadline time.Time, server bool) error {
 	if err := c.raw.SetDeadline(deadline); err != nil {
@@ -182,11 +234,11 @@ func (m *Mux) secure(c *Conn, deadline time.Time, server bool) error {
 	if m.cfg.Secure == nil {
 		return nil
 	}
-	nc, err := m.cfg.Secure(c.raw, server)
+	s, err := m.cfg.Secure(c.raw, server)
 	if err != nil {
 		return err
 	}
-	c.Conn = nc
+	c.Conn, c.secured = s, s
 	return nil
 }
 
@@ -219,6 +271,11 @@ func (m *Mux) judge(c *Conn, h, self wire.Hello) wire.Welcome {
 	case h.Kind == wire.KindRaft && (h.Target.IsZero() || h.Target != self.Server):
 		// A Raft message for another must never be answered, whatever Admit thinks: HAZARDS 4.
 		return refuse(wire.RefusedTarget, "server %s was wanted, this is %s", h.Target, self.Server)
+	}
+	if h.Group == self.Group { // of another one it says so itself, and is told below that this one is not its
+		if err := c.proven(h.Group, h.Name, h.Server); err != nil {
+			return refuse(wire.RefusedIdentity, "%v", err)
+		}
 	}
 	var a wire.Welcome
 	if m.cfg.Admit != nil {
@@ -256,10 +313,18 @@ func (m *Mux) logRefusal(c *Conn, h wire.Hello, a wire.Welcome, err error) {
 		return
 	}
 	if err != nil {
-		if m.quiet.may(c.host, "handshake") {
-			m.log.Warn("incoming stream closed", "remote", c.RemoteAddr().String(), "name", h.Name, "error", err)
+		reason := "handshake"
+		if s, ok := estranged(err); ok {
+			reason = s
+			m.strangers.note(Stranger{Addr: c.host, Name: h.Name, Reason: reason, Text: err.Error(), Incoming: true})
+		}
+		if m.quiet.may(c.host, reason) {
+			m.log.Warn("incoming stream closed", "remote", c.RemoteAddr().String(), "name", h.Name, "reason", reason, "error", err)
 		}
 		return
+	}
+	if estranges(a.Refusal) {
+		m.strangers.note(Stranger{Addr: c.host, Name: h.Name, Reason: refusalName(a.Refusal), Text: strangerText(a), Incoming: true})
 	}
 	if reason := refusalName(a.Refusal); m.quiet.may(c.host, reason) {
 		m.log.Warn("incoming stream refused", "remote", c.RemoteAddr().String(), "name", h.Name, "kind", string(rune(h.Kind)),

@@ -18,6 +18,15 @@ import (
 // ErrMuted is matched by the error of a Dial whose kind this process has muted.
 var ErrMuted = errors.New("streams of this kind are muted here")
 
+// Secured is a stream whose other side has proven that it belongs here.
+type Secured interface {
+	net.Conn
+	// Proves says whether the other side is who it says it is.
+	Proves(group, name string, server wire.UUID) error
+	// Trust ends the bounds on what has not said yet who it is.
+	Trust()
+}
+
 // Config is what a Mux is made of. Listener, Dial and Self are required.
 type Config struct {
 	Listener net.Listener // owned and closed by the Mux
@@ -31,9 +40,9 @@ type Config struct {
 	// and a Raft stream that wants another server than Self's. Nil admits everybody. Runs on the handshake's goroutine; must not block.
 	Admit func(h wire.Hello) wire.Welcome
 
-	// Secure wraps a raw stream before a byte of the Hello is sent or read (TLS). The stream's deadline is set, and it is closed when
-	// the Mux closes. Nil leaves it as it is.
-	Secure func(nc net.Conn, server bool) (net.Conn, error)
+	// Secure wraps a raw stream before a byte of the Hello is sent or read, and proves who is there. The stream's deadline is set, and it is
+	// closed when the Mux closes. Nil leaves it as it is.
+	Secure func(raw net.Conn, server bool) (Secured, error)
 
 	Logger *slog.Logger // nil: nothing is logged
 }
@@ -53,6 +62,8 @@ type Mux struct {
 	muted   map[wire.Kind]bool
 	accept  map[wire.Kind]chan *Conn
 	load    load // of incoming streams
+
+	strangers strangers
 }
 
 // New starts accepting streams.
@@ -263,8 +274,14 @@ func (m *Mux) Dial(ctx context.Context, addr string, kind wire.Kind, target wire
 	c, err := m.dial(ctx, addr, kind, target)
 	if err != nil {
 		var refused *RefusedError
-		if errors.As(err, &refused) {
+		var stranger *StrangerError
+		switch {
+		case errors.As(err, &refused):
+			m.refusedBy(addr, refused.Welcome, refused)
 			return nil, refused.Welcome, refused
+		case errors.As(err, &stranger):
+			m.estrangedFrom(stranger)
+			return nil, wire.Welcome{}, stranger
 		}
 		return nil, wire.Welcome{}, fmt.Errorf("dial %s: %w", addr, err)
 	}
@@ -298,6 +315,9 @@ func (m *Mux) dial(ctx context.Context, addr string, kind wire.Kind, target wire
 	}
 	if err != nil {
 		c.abort()
+		if reason, ok := estranged(err); ok {
+			err = &StrangerError{Addr: addr, Reason: reason, Err: err}
+		}
 		return nil, m.dialError(ctx, c, err)
 	}
 	return c, nil
@@ -306,7 +326,8 @@ func (m *Mux) dial(ctx context.Context, addr string, kind wire.Kind, target wire
 // dialError names the reason rather than its symptom, a stream closed under the handshake's hands.
 func (m *Mux) dialError(ctx context.Context, c *Conn, err error) error {
 	var refused *RefusedError
-	if errors.As(err, &refused) {
+	var stranger *StrangerError
+	if errors.As(err, &refused) || errors.As(err, &stranger) {
 		return err
 	}
 	m.mu.Lock()

@@ -509,14 +509,25 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		}
 		m.Dial(t.Context(), "peer:1", wire.KindRaft, wire.UUID{}) // another reason
 		synctest.Wait()
-		if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "group x, not y") {
-			t.Errorf("%d lines:\n%s", n, &log)
+		counts := func(want map[string]int) {
+			t.Helper()
+			for text, n := range want { // who was refused says so too, where the reason is no passing one
+				if got := strings.Count(log.String(), text); got != n {
+					t.Errorf("%q is said %d times, not %d:\n%s", text, got, n, &log)
+				}
+			}
 		}
+		counts(map[string]int{"\n": 3, "refused\" remote": 2, "does not talk with this one": 1})
 		time.Sleep(quietFor)
 		m.Dial(t.Context(), "peer:1", wire.KindCall, wire.UUID{})
 		synctest.Wait()
-		if n := strings.Count(log.String(), "\n"); n != 3 {
-			t.Errorf("a minute later %d lines:\n%s", n, &log)
+		counts(map[string]int{"\n": 5, "text=\"group x, not y\"": 2, "does not talk with this one": 2})
+		if s := m.Strangers(); len(s) != 2 || s[0].Addr != "peer:1" || s[0].Incoming || s[0].Reason != "group" || !s[1].Incoming {
+			t.Errorf("strangers: %+v", s)
+		}
+		time.Sleep(strangerFor)
+		if s := m.Strangers(); len(s) != 0 {
+			t.Errorf("strangers of long ago: %+v", s)
 		}
 	})
 }
@@ -540,6 +551,9 @@ func TestQuietIsBounded(t *testing.T) {
 // upper stands for TLS: a stream whose bytes are changed on the way.
 type upper struct{ net.Conn }
 
+func (upper) Proves(string, string, wire.UUID) error { return nil }
+func (upper) Trust()                                 {}
+
 func (u upper) Write(p []byte) (int, error) { return u.Conn.Write(flip(p)) }
 func (u upper) Read(p []byte) (int, error) {
 	n, err := u.Conn.Read(p)
@@ -561,7 +575,7 @@ func TestSecureWrapsBeforeTheHello(t *testing.T) {
 		sides := map[bool]int{}
 		fail := false
 		m, p, _ := start(t, func(c *Config) {
-			c.Secure = func(nc net.Conn, server bool) (net.Conn, error) {
+			c.Secure = func(nc net.Conn, server bool) (Secured, error) {
 				mu.Lock()
 				defer mu.Unlock()
 				if sides[server]++; fail {

@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -29,6 +30,50 @@ func (e *RefusedError) Error() string {
 	return b.String()
 }
 
+// StrangerError says that the other side of a stream that was dialed could not prove that it belongs here, or that it does not take the
+// proof of this process.
+type StrangerError struct {
+	Addr, Name string
+	Reason     string // in one word, for logs
+	Err        error
+}
+
+func (e *StrangerError) Error() string {
+	who := e.Addr
+	if e.Name != "" {
+		who += " (" + e.Name + ")"
+	}
+	return fmt.Sprintf("no stream with %s: %v", who, e.Err)
+}
+
+func (e *StrangerError) Unwrap() error { return e.Err }
+
+// Stranged is an error of Config.Secure, or of a stream that it made, which tells that the other side belongs elsewhere.
+type Stranged interface {
+	error
+	Stranger() bool
+}
+
+// estranged is the reason of such an error, in one word.
+func estranged(err error) (reason string, ok bool) {
+	var s Stranged
+	if errors.As(err, &s) && s.Stranger() {
+		return refusalName(wire.RefusedPlain), true
+	}
+	return "", false
+}
+
+// strangerText says of one that was refused what it was told.
+func strangerText(a wire.Welcome) string {
+	switch a.Refusal {
+	case wire.RefusedPlain:
+		return "it speaks no TLS: it has neither Secret nor TLS, and this process has"
+	case wire.RefusedTLS:
+		return "it speaks TLS: it has a Secret, or TLS, and this process has neither"
+	}
+	return a.Text
+}
+
 // refusalText goes on from "it".
 func refusalText(r wire.Refusal) string {
 	switch r {
@@ -44,13 +89,19 @@ func refusalText(r wire.Refusal) string {
 		return "has too many connections"
 	case wire.RefusedMuted:
 		return "takes no streams of this kind now"
+	case wire.RefusedIdentity:
+		return "knows this process under another identity"
+	case wire.RefusedPlain:
+		return "takes streams with TLS only: it has a Secret, or TLS, and this process has neither"
+	case wire.RefusedTLS:
+		return "speaks no TLS: it has neither Secret nor TLS, and this process has"
 	}
 	return "gave an unknown reason, " + refusalName(r)
 }
 
 // refusalName is a reason in one word, for logs.
 func refusalName(r wire.Refusal) string {
-	names := [...]string{"welcome", "version", "group", "cluster", "target", "busy", "muted"}
+	names := [...]string{"welcome", "version", "group", "cluster", "target", "busy", "muted", "identity", "secret", "secret"}
 	if int(r) < len(names) {
 		return names[r]
 	}

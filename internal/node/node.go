@@ -18,6 +18,7 @@ import (
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/internal/rpc"
+	"github.com/godistlock/distlock/internal/secure"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -32,6 +33,9 @@ type Config struct {
 	Listener net.Listener
 	Packets  net.PacketConn
 	Dial     func(ctx context.Context, addr string) (net.Conn, error)
+
+	Credentials *secure.Credentials // nil: streams are taken and opened in the open
+
 	Dir      string           // "" in memory
 	Identity raftlog.Identity // as stored in Dir; zero for a newcomer
 	Expect   int
@@ -114,7 +118,7 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n.claimed.Store(cfg.Dir == "" || !saved.Open || cfg.Alone || cfg.Hooks.Blind)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Logger: cfg.Logger})
+	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Secure: n.securing(), Logger: cfg.Logger})
 	gc := gossip.Config{
 		Self: n.meta(), Group: cfg.Group, Packets: cfg.Packets, Logger: cfg.Logger,
 		Seeds: cfg.Seeds, Remembered: n.remembered, Resolver: cfg.Resolver,
@@ -161,6 +165,23 @@ func (n *Node) serverID() wire.UUID {
 	defer n.mu.Unlock()
 	return n.ident.Server
 }
+
+// securing is what package mux does to a raw stream; nil without credentials.
+func (n *Node) securing() func(net.Conn, bool) (mux.Secured, error) {
+	if n.cfg.Credentials == nil {
+		return nil
+	}
+	return func(raw net.Conn, server bool) (mux.Secured, error) {
+		c, err := n.cfg.Credentials.Handshake(raw, server, secure.Identity{Group: n.cfg.Group, Name: n.cfg.Name, Server: n.serverID()})
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
+}
+
+// Strangers lists the processes with which this one has no stream because they, or it, belong elsewhere.
+func (n *Node) Strangers() []mux.Stranger { return n.mux.Strangers() }
 
 // hello is what this process says of itself when it opens a stream.
 func (n *Node) hello(kind wire.Kind, target wire.UUID) wire.Hello {

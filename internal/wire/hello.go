@@ -69,6 +69,10 @@ const (
 	RefusedTarget  Refusal = 4 // the server that is wanted is not here
 	RefusedBusy    Refusal = 5 // too many connections
 	RefusedMuted   Refusal = 6 // this kind of stream is not taken now (no Raft here, or a disk that hangs)
+
+	RefusedIdentity Refusal = 7 // the sender is not who it says it is, as its certificate or a committed record tells
+	RefusedPlain    Refusal = 8 // streams are taken with TLS only; said without
+	RefusedTLS      Refusal = 9 // streams are taken without TLS only; said without
 )
 
 // Welcome answers a Hello.
