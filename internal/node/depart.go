@@ -160,7 +160,7 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 	var first string
 	answered := time.Now()
 	for round := 0; ; round++ {
-		changed := n.Changed()
+		was := n.situation()
 		if n.othersStaying() == 0 {
 			return turn{}, nil
 		}
@@ -177,7 +177,7 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 		case time.Since(answered) > leaderPatience: // nobody is there to take the seat either
 			return turn{}, fmt.Errorf("%w: no leader gave the leaving slot: %w", lockerr.ErrNoQuorum, err)
 		}
-		if werr := n.waitRetry(ctx, changed, retryPause(round, 0)); werr != nil {
+		if werr := n.waitRetry(ctx, was, retryPause(round, 0)); werr != nil {
 			switch {
 			case first != "":
 				return kept, fmt.Errorf("%q left first, and was not back or replaced in time: %w", first, werr)

@@ -38,7 +38,7 @@ func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error
 	silent := 0 // rounds in a row in which nobody has answered
 	busy := 0   // rounds in which somebody would not listen
 	for round := 0; ; round++ {
-		changed := n.Changed()
+		was := n.situation()
 		if time.Since(began) >= hurryAfter {
 			n.gossip.Hurry()
 		}
@@ -54,7 +54,7 @@ func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error
 				busy++
 			}
 		}
-		if err := n.waitRetry(ctx, changed, retryPause(round, busy)); err != nil {
+		if err := n.waitRetry(ctx, was, retryPause(round, busy)); err != nil {
 			return nil, err
 		}
 	}
@@ -71,24 +71,38 @@ func retryPause(round, busy int) time.Duration {
 	return min(linkRetry<<min(round/retryDoubles, 10), mostRetry)
 }
 
-// waitRetry waits for news of a leader, or of this process's own standing, or a little while; its error says that ctx or the node has ended.
-func (n *Node) waitRetry(ctx context.Context, changed <-chan struct{}, pause time.Duration) error {
+// situation is what a search for the leader depends on.
+type situation struct {
+	leader       wire.UUID
+	term         uint64
+	ready, leads bool // this process may have a session; it leads itself
+}
+
+func (n *Node) situation() (s situation) {
+	s.leader, s.term = n.leaderNews()
+	l := n.lead.Load()
+	s.ready, s.leads = n.Open() && n.claimed.Load(), l != nil && l.isReady()
+	return s
+}
+
+// waitRetry waits until the situation is another than it was, or a little while; its error says that ctx or the node has ended. In a large fleet
+// there is news of others all the time.
+func (n *Node) waitRetry(ctx context.Context, was situation, pause time.Duration) error {
 	t := time.NewTimer(pause + rand.N(pause))
 	defer t.Stop()
-	leader, term := n.leaderNews()
-	ready := n.Open() && n.claimed.Load()
 	for waiting := true; waiting; {
+		changed := n.Changed()
+		if n.situation() != was {
+			break
+		}
 		select {
+		case <-changed:
 		case <-ctx.Done():
 			waiting = false
 		case <-n.ctx.Done():
 			waiting = false
 		case <-t.C:
 			waiting = false
-		case <-changed: // in a large fleet there is news of others all the time
-			changed = n.Changed()
-			now, nowTerm := n.leaderNews()
-			waiting = now == leader && nowTerm == term && ready == (n.Open() && n.claimed.Load()) && n.lead.Load() == nil
 		}
 	}
 	if ctx.Err() != nil {

@@ -19,12 +19,12 @@ func (n *Node) Query(ctx context.Context, q Query) (Answer, error) {
 		return Answer{}, err
 	}
 	for round := 0; ; round++ {
-		changed := n.Changed()
+		was := n.situation()
 		a, err := asUnderstood(ctx, q, n.query)
 		if err == nil || errors.Is(err, ErrPageGone) || errors.Is(err, errOldLeader) {
 			return a, err
 		}
-		if werr := n.waitRetry(ctx, changed, retryPause(round, 0)); werr != nil {
+		if werr := n.waitRetry(ctx, was, retryPause(round, 0)); werr != nil {
 			return Answer{}, fmt.Errorf("%w (%w; last: %w)", werr, lockerr.ErrNoQuorum, err)
 		}
 	}

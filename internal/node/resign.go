@@ -152,7 +152,7 @@ func (n *Node) handOver(transfer func() error) {
 // askToGo asks the leader, whoever that is by now, until it has taken server out of the Raft group.
 func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 	for round := 0; ; round++ {
-		changed := n.Changed()
+		was := n.situation()
 		n.transfer()                                          // a leader can't take itself out; where it was the only voter, another has been made one meanwhile
 		actx, cancel := context.WithTimeout(ctx, askPatience) // who else stays may change while the leader is at it
 		_, err := n.askLeader(actx, func(ctx context.Context, l *lead) ([]byte, error) {
@@ -162,7 +162,7 @@ func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 		if err == nil || n.othersStaying() == 0 {
 			return nil
 		}
-		if werr := n.waitRetry(ctx, changed, retryPause(round, 0)); werr != nil {
+		if werr := n.waitRetry(ctx, was, retryPause(round, 0)); werr != nil {
 			return errors.Join(werr, err)
 		}
 	}

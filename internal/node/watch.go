@@ -133,7 +133,7 @@ func (w *watch) follow(ctx context.Context, s *subscription) {
 // subscribe tries until it succeeds or ctx ends; the first time also until the leader says that it can't.
 func (w *watch) subscribe(ctx context.Context, first bool) (*subscription, error) {
 	for round := 0; ; round++ {
-		changed := w.node.Changed()
+		was := w.node.situation()
 		s, err := w.trySubscribe(ctx)
 		if err == nil {
 			if first {
@@ -146,7 +146,7 @@ func (w *watch) subscribe(ctx context.Context, first bool) (*subscription, error
 		if first && (errors.Is(err, lockerr.ErrLimit) || errors.Is(err, errors.ErrUnsupported)) {
 			return nil, err
 		}
-		if werr := w.node.waitRetry(ctx, changed, retryPause(round, 0)); werr != nil {
+		if werr := w.node.waitRetry(ctx, was, retryPause(round, 0)); werr != nil {
 			return nil, fmt.Errorf("%w (%w; last: %w)", werr, lockerr.ErrNoQuorum, err)
 		}
 	}

@@ -3,11 +3,14 @@ package secure
 import (
 	"crypto/ed25519"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"math/big"
 	"net/url"
@@ -22,6 +25,7 @@ const (
 	salt           = "distlock secret 1"
 	labelAuthority = "distlock authority ed25519"
 	labelGossip    = "distlock gossip aes-256-gcm"
+	labelIdentity  = "distlock identity hmac-sha-256"
 )
 
 const gossipKey = 32 // bytes: AES-256
@@ -35,9 +39,10 @@ var (
 
 // authority is what one secret gives.
 type authority struct {
-	cert   *x509.Certificate
-	key    ed25519.PrivateKey
-	gossip []byte
+	cert     *x509.Certificate
+	key      ed25519.PrivateKey
+	gossip   []byte
+	identity []byte
 }
 
 func newAuthority(secret string) (*authority, error) {
@@ -51,6 +56,9 @@ func newAuthority(secret string) (*authority, error) {
 	}
 	a := &authority{key: ed25519.NewKeyFromSeed(seed)}
 	if a.gossip, err = hkdf.Expand(sha256.New, root, labelGossip, gossipKey); err != nil {
+		return nil, err
+	}
+	if a.identity, err = hkdf.Expand(sha256.New, root, labelIdentity, sha256.Size); err != nil {
 		return nil, err
 	}
 	public := a.key.Public().(ed25519.PublicKey)
@@ -116,7 +124,7 @@ func (s *secrets) certificate(self Identity) (*tls.Certificate, error) {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "distlock"}, URIs: []*url.URL{self.uri()}, NotBefore: always, NotAfter: forever,
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "distlock"}, URIs: []*url.URL{a.mark(self)}, NotBefore: always, NotAfter: forever,
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -132,24 +140,30 @@ func (s *secrets) config(bool) *tls.Config { return &tls.Config{} }
 
 func (s *secrets) roots(bool) (*x509.CertPool, time.Time) { return s.pool, sometime }
 
-// proves reads out of a certificate that was verified whose it is: group, name and server ID.
+// proves says whether a certificate that was verified is of peer: of its group, its name and its server ID.
 func (s *secrets) proves(leaf *x509.Certificate, peer Identity) error {
-	if len(leaf.URIs) != 1 {
-		return fmt.Errorf("its certificate names %d identities", len(leaf.URIs))
+	if len(leaf.URIs) == 1 {
+		for _, a := range s.all {
+			if hmac.Equal([]byte(leaf.URIs[0].String()), []byte(a.mark(peer).String())) {
+				return nil
+			}
+		}
 	}
-	if of, want := leaf.URIs[0].String(), peer.uri().String(); of != want {
-		return fmt.Errorf("its certificate is of %s, and it says that it is %s", of, want)
+	return fmt.Errorf("its certificate is not of member %q of group %q with server ID %s, which it says that it is", peer.Name, peer.Group, peer.Server)
+}
+
+// mark is an Identity as it stands in a certificate: whoever dials is shown that, and only who has the secret is to know names by it.
+func (a *authority) mark(id Identity) *url.URL {
+	h := hmac.New(sha256.New, a.identity)
+	for _, field := range []string{id.Group, id.Name, string(id.Server[:])} {
+		_ = binary.Write(h, binary.BigEndian, uint32(len(field))) // a hash takes all that is written
+		_, _ = h.Write([]byte(field))
 	}
-	return nil
+	return &url.URL{Scheme: "distlock", Opaque: hex.EncodeToString(h.Sum(nil))}
 }
 
 // Identity is who a process says it is.
 type Identity struct {
 	Group, Name string
 	Server      wire.UUID
-}
-
-// uri is an Identity as it stands in a certificate.
-func (id Identity) uri() *url.URL {
-	return &url.URL{Scheme: "distlock", Opaque: id.Server.String(), RawQuery: url.Values{"group": {id.Group}, "name": {id.Name}}.Encode()}
 }

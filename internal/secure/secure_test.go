@@ -1,6 +1,7 @@
 package secure
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -138,6 +139,12 @@ func TestCertificatesProveIdentity(t *testing.T) {
 			t.Errorf("another %s is proven", what)
 		}
 	}
+	leaf := server.leaf.Raw
+	for _, plain := range []string{d.Name, "shop", d.Server.String(), string(d.Server[:])} {
+		if bytes.Contains(leaf, []byte(plain)) {
+			t.Errorf("whoever dials reads %q", plain)
+		}
+	}
 	if v := server.ConnectionState(); v.Version != tls.VersionTLS13 || v.DidResume {
 		t.Errorf("version %x, resumed %v", v.Version, v.DidResume)
 	}
@@ -154,6 +161,10 @@ func TestKeysStay(t *testing.T) {
 	}
 	if got := hex.EncodeToString(a.gossip); got != wantGossip {
 		t.Errorf("gossip's key: %s", got)
+	}
+	mark := a.mark(Identity{Group: "g", Name: "n", Server: wire.UUID{1, 2, 3}}).String()
+	if mark != "distlock:"+wantMark {
+		t.Errorf("an identity's mark: %s", mark)
 	}
 	b, err := newAuthority("correct horse battery staple 0123456789")
 	if err != nil || !b.cert.Equal(a.cert) {
@@ -474,5 +485,6 @@ func BenchmarkHandshake(b *testing.B) {
 
 const (
 	wantSeed   = "df6fc6e56b9fe0c45d005e92a06c509e29801264ffbc9611cffecffd24a8e830"
+	wantMark   = "b5132d045903d0937291e0ad51197982705a30ec3c88fc20cfa8b64f839b14c7"
 	wantGossip = "96802f73a0af93580042f3542a59fd2cce67d86f456a53c17bdea7d4048fa9e9"
 )
