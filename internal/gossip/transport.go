@@ -17,6 +17,7 @@ import (
 // Bounds of the transport. What comes or goes beyond them is dropped: gossip lives with losses, and nothing in it may block.
 const (
 	maxPacket      = 65507 // the most that one UDP packet carries
+	maxPacketIn    = 4096  // memberlist's have 1,400; it keeps some thousand that it has not come to
 	packetsWaiting = 512   // to be sent; what came in waits in the socket
 	maxStreams     = 128   // accepted and not yet closed
 )
@@ -151,7 +152,7 @@ func (t *transport) read() {
 func (t *transport) judge(p, plain []byte) (why reason, ok bool) {
 	p, group, err := memberlist.RemoveLabelHeaderFromPacket(p)
 	switch {
-	case err != nil || group == "" || len(p) == 0:
+	case err != nil || group == "" || len(p) == 0 || len(p) > maxPacketIn:
 		return noise, false
 	case group != t.label:
 		return otherGroup, false

@@ -2,7 +2,12 @@ package streampackets_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"math/big"
 	"net"
 	"runtime"
 	"slices"
@@ -25,11 +30,17 @@ type proc struct {
 	packets net.PacketConn
 }
 
+// network is how streams are dialed, and what they are wrapped in; secure nil: in nothing.
+type network struct {
+	dial   func(context.Context, string) (net.Conn, error)
+	secure func(net.Conn, bool) (net.Conn, error)
+}
+
 // begin starts name at l; udp nil means over streams.
-func begin(t *testing.T, name string, l net.Listener, udp net.PacketConn, dial func(context.Context, string) (net.Conn, error), seeds []string) *proc {
+func begin(t *testing.T, name string, l net.Listener, udp net.PacketConn, n network, seeds []string) *proc {
 	t.Helper()
 	id := wire.Hello{Group: "test", Instance: wire.NewUUID(), Server: wire.NewUUID(), Name: name}
-	m := mux.New(mux.Config{Listener: l, Dial: dial, Self: func(wire.Kind, wire.UUID) wire.Hello { return id }})
+	m := mux.New(mux.Config{Listener: l, Dial: n.dial, Secure: n.secure, Self: func(wire.Kind, wire.UUID) wire.Hello { return id }})
 	dialer := func(kind wire.Kind) func(context.Context, string) (net.Conn, error) {
 		return func(ctx context.Context, addr string) (net.Conn, error) {
 			nc, _, err := m.Dial(ctx, addr, kind, wire.UUID{})
@@ -135,7 +146,7 @@ func (w *fleet) start(i int) {
 		_ = udp.Close()
 		udp = nil
 	}
-	w.procs[i] = begin(w.t, fmt.Sprintf("p%02d", i), l, udp, h.Dial, w.seeds)
+	w.procs[i] = begin(w.t, fmt.Sprintf("p%02d", i), l, udp, network{dial: h.Dial}, w.seeds)
 }
 
 // after waits until every process of who sees want.
@@ -264,8 +275,10 @@ func TestGossipOverStreamsInAFleet(t *testing.T) {
 	})
 }
 
+// Real sockets, and TLS as it is in earnest.
 func TestGossipOverStreamsOnLoopback(t *testing.T) {
 	t.Parallel()
+	secured := network{mux.System().Dial, tlsOf(t)}
 	var all []*proc
 	var seeds []string
 	var listeners []net.Listener
@@ -277,7 +290,7 @@ func TestGossipOverStreamsOnLoopback(t *testing.T) {
 		listeners, seeds = append(listeners, l), append(seeds, l.Addr().String())
 	}
 	for i, l := range listeners {
-		p := begin(t, fmt.Sprintf("p%02d", i), l, nil, mux.System().Dial, seeds)
+		p := begin(t, fmt.Sprintf("p%02d", i), l, nil, secured, seeds)
 		t.Cleanup(p.end)
 		all = append(all, p)
 	}
@@ -298,4 +311,28 @@ func TestGossipOverStreamsOnLoopback(t *testing.T) {
 	t.Logf("found after %s", until(allThree, all...))
 	all[2].end()
 	t.Logf("failed after %s", until(oneDead, all[:2]...))
+}
+
+// tlsOf wraps streams in TLS with one certificate for all, which nobody checks.
+func tlsOf(t *testing.T) func(net.Conn, bool) (net.Conn, error) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, form, form, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13,
+	}
+	return func(nc net.Conn, server bool) (net.Conn, error) {
+		c := tls.Client(nc, cfg)
+		if server {
+			c = tls.Server(nc, cfg)
+		}
+		return c, c.Handshake()
+	}
 }
