@@ -250,7 +250,7 @@ func TestGossipOverStreamsInAFleet(t *testing.T) {
 			if late == 0 {
 				break
 			}
-			if time.Since(began) > 30*time.Second {
+			if time.Since(began) > 2*time.Minute { // mostly a second; an exchange of everything finds who was missed, over UDP too
 				t.Fatalf("%d of %d don't see all", late, n)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -268,8 +268,8 @@ func TestGossipOverStreamsInAFleet(t *testing.T) {
 		}
 		w.net.CloseHost(w.ip(n - 1))
 		for began := time.Now(); strings.Contains(w.procs[0].sees(), fmt.Sprintf("p%d alive", n-1)); time.Sleep(50 * time.Millisecond) {
-			if time.Since(began) > 12*time.Second {
-				t.Fatal("one that died has not failed after 12 s")
+			if time.Since(began) > 30*time.Second {
+				t.Fatal("one that died has not failed after 30 s")
 			}
 		}
 	})
