@@ -22,7 +22,7 @@ const module = "github.com/godistlock/distlock"
 var floors = [][]string{
 	{"internal/wire", "internal/clock", "internal/lockerr", "internal/hclogx", "internal/address", "internal/dashboard"},
 	{"internal/mux", "internal/fault", "internal/discover", "internal/secure"},
-	{"internal/rpc", "internal/gossip", "internal/raftlog", "internal/founding", "internal/roster", "raftfsm"},
+	{"internal/rpc", "internal/gossip", "internal/streampackets", "internal/raftlog", "internal/founding", "internal/roster", "raftfsm"},
 	{"internal/session"},
 	{"internal/node"},
 	{"."},

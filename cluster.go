@@ -332,7 +332,7 @@ type Status struct {
 	Members    []Member
 	Conflicts  []Member // processes of another open cluster of this Group, seen in the last minutes: two that were founded apart never merge
 
-	// Strangers are the processes with which this one had no connection in the last minutes because they, or it, belong elsewhere; at most 64.
+	// Strangers are the processes with which this one had no connection in the last minutes because they, or it, belong elsewhere; at most 128.
 	Strangers []Stranger
 }
 
@@ -341,7 +341,7 @@ type Status struct {
 type Stranger struct {
 	Addr     string // host:port where this process dialed it, its host where it dialed
 	Name     string // as it says; "" where it could not say
-	Reason   string // "group", "cluster", "secret", "version" or "identity"
+	Reason   string // "group", "cluster", "secret", "version", "identity", or "noise" for what no release of this library sends
 	Text     string // what happened and what to do
 	Incoming bool   // it dialed
 	Last     time.Time

@@ -35,7 +35,7 @@ func machine() surroundings {
 // transport is the one port of a Cluster, open, and the directory, locked: all that another process could be in the way of.
 type transport struct {
 	listener net.Listener
-	packets  net.PacketConn
+	packets  net.PacketConn   // nil where gossip runs over streams
 	dir      *raftlog.DirLock // nil in memory
 	identity raftlog.Identity
 }
@@ -60,6 +60,10 @@ func (t *transport) open(s *settings, env surroundings) (err error) {
 	}
 	s.bound(port)
 	if s.credentials != nil {
+		if len(s.credentials.GossipKeys()) == 0 { // nothing would seal them
+			_ = t.packets.Close() // nothing was sent
+			t.packets = nil
+		}
 		if err := s.credentials.CheckOwn(secure.Identity{Group: s.Group, Name: s.Name}); err != nil {
 			return fmt.Errorf("%w Config.TLS: %w", ErrInvalid, err)
 		}

@@ -5,6 +5,8 @@ package gossip
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log"
@@ -22,6 +24,10 @@ import (
 type Config struct {
 	Self  Meta
 	Group string // processes of other groups are neither heard nor answered
+
+	// Keys encrypt all packets and streams, KeySize bytes each: the first one encrypts, all decrypt, at most eight. What none of them decrypts is
+	// dropped. Nil: all is plain, and what is encrypted is dropped.
+	Keys [][]byte
 
 	// Packets carries UDP. It must not be read by anybody else; the caller closes it after Close.
 	Packets net.PacketConn
@@ -93,6 +99,10 @@ func Start(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	keys, err := newSeals(cfg.Keys)
+	if err != nil {
+		return nil, err
+	}
 	advertise, err := advertised(cfg)
 	if err != nil {
 		return nil, err
@@ -108,8 +118,12 @@ func Start(cfg Config) (*Gossip, error) {
 	}
 	g.seeds.init(advertise, cfg.Packets.LocalAddr())
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.tr = newTransport(cfg, advertise, g.members.heard, cfg.Logger)
-	if g.ml, err = memberlist.Create(g.settings()); err != nil {
+	g.tr = newTransport(cfg, keys, advertise, g.members.heard, cfg.Logger)
+	settings, err := g.settings()
+	if err == nil {
+		g.ml, err = memberlist.Create(settings)
+	}
+	if err != nil {
 		g.cancel()
 		_ = g.tr.Shutdown()
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -133,11 +147,20 @@ const (
 // label keeps groups apart on packets and streams: at most 73 of 255 bytes.
 func label(group string) string { return "distlock/" + group }
 
-func (g *Gossip) settings() *memberlist.Config {
-	c := memberlist.DefaultLANConfig()
+// label is that of the group; where packets are encrypted, which it is not, it doesn't tell the group's name.
+func (cfg Config) label(sealed bool) string {
+	if !sealed {
+		return label(cfg.Group)
+	}
+	sum := sha256.Sum256([]byte("distlock group " + cfg.Group))
+	return label(hex.EncodeToString(sum[:12]))
+}
+
+func (g *Gossip) settings() (c *memberlist.Config, err error) {
+	c = memberlist.DefaultLANConfig()
 	c.Name = g.node // a restarted process is a new node, so no node is ever taken for its predecessor
 	c.Transport = g.tr
-	c.Label = label(g.cfg.Group)
+	c.Label = g.tr.label
 	c.TCPTimeout = streamTimeout
 	c.ProbeInterval, c.ProbeTimeout = probeInterval, probeTimeout
 	c.AwarenessMaxMultiplier = awarenessMax
@@ -147,14 +170,16 @@ func (g *Gossip) settings() *memberlist.Config {
 		c.ProbeInterval, c.PushPullInterval = s.Probe, 0
 	}
 	c.DeadNodeReclaimTime = time.Second // 0 would refuse a node at a new address for as long as it is remembered
-	c.EnableCompression = false         // states are small, and a compressed message is refused (see acceptable)
+	c.EnableCompression = false         // states are small, and a compressed message is refused (see judgePacket)
+	c.Keyring, err = keyring(g.cfg.Keys)
+	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.Delegate, c.Events, c.Alive, c.Merge, c.Ping = g, g, g, g, g
 	c.DisableTcpPingsForNode = func(node string) bool { // asked exactly when a direct probe went unanswered
 		g.members.missed(node)
 		return false
 	}
 	c.Logger = log.New(&logWriter{to: g.log}, "", 0)
-	return c
+	return c, err
 }
 
 // Members lists the processes that are known, this one included, by name and instance. The dead stay for some minutes. It is shared by all who
@@ -163,6 +188,9 @@ func (g *Gossip) Members() []Member { return g.members.list() }
 
 // Conflicts lists processes of another open cluster of our group, seen in the last minutes. Two open clusters never merge.
 func (g *Gossip) Conflicts() []Member { return g.members.conflicting() }
+
+// Strangers lists the machines whose gossip was dropped in the last minutes, by address.
+func (g *Gossip) Strangers() []Stranger { return g.tr.strange.list() }
 
 // Changed has a value when Members may have changed.
 func (g *Gossip) Changed() <-chan struct{} { return g.changed }

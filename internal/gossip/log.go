@@ -32,6 +32,9 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	if !w.to.Enabled(context.Background(), level) {
 		return len(p), nil
 	}
+	if bytes.Contains(text, refusedText) { // strangers has said it
+		return len(p), nil
+	}
 	if bytes.Contains(text, udpBlocked) && !w.lines.due("udp") {
 		return len(p), nil
 	}
@@ -43,6 +46,9 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// refusedText marks the error that memberlist gets instead of what a stranger has sent, and says in its log.
+var refusedText = []byte("gossip: refused: ")
 
 // udpBlocked is what memberlist says of each probe that only a stream got through with: where UDP is blocked, twice a second for ever.
 var udpBlocked = []byte("UDP probes failed")

@@ -12,8 +12,7 @@ import (
 )
 
 // pings remembers the probes that were sent a moment ago. memberlist's Shutdown doesn't wait for a probe whose answer is outstanding, and a
-// goroutine of it would live on for up to two seconds; so on the way out the transport answers them itself. Where the packets can't be
-// read (they are encrypted) nothing is remembered, and those goroutines just end later.
+// goroutine of it would live on for up to two seconds; so on the way out the transport answers them itself.
 type pings struct {
 	mu     sync.Mutex // guards what follows
 	recent [256]sentPing
@@ -29,7 +28,7 @@ type sentPing struct {
 // pingFor is how long a probe can wait: memberlist stretches its interval while it finds itself slow.
 const pingFor = probeInterval * awarenessMax
 
-// note looks at a packet on its way out and says whether it may go: none may, once take was called.
+// note looks at a packet on its way out, without label and seal, and says whether it may go: none may, once take was called.
 func (p *pings) note(b []byte) bool {
 	seq, ok := pingSeq(b)
 	p.mu.Lock()
@@ -60,10 +59,6 @@ func (p *pings) take() []uint32 {
 
 // pingSeq reads the sequence number of a probe that memberlist has made; a probe comes first in its packet.
 func pingSeq(b []byte) (uint32, bool) {
-	b, _, err := memberlist.RemoveLabelHeaderFromPacket(b)
-	if err != nil {
-		return 0, false
-	}
 	if len(b) > 5 && b[0] == msgCRC {
 		b = b[5:]
 	}
@@ -98,7 +93,7 @@ func pingSeq(b []byte) (uint32, bool) {
 }
 
 // ackPacket is memberlist's answer to the probe seq.
-func ackPacket(label string, seq uint32) (*memberlist.Packet, error) {
+func ackPacket(label string, keys seals, seq uint32) (*memberlist.Packet, error) {
 	var buf bytes.Buffer
 	buf.WriteByte(msgAck)
 	e := msgpack.NewEncoder(&buf)
@@ -107,6 +102,10 @@ func ackPacket(label string, seq uint32) (*memberlist.Packet, error) {
 			return nil, err
 		}
 	}
-	b, err := memberlist.AddLabelHeaderToPacket(buf.Bytes(), label)
+	b := buf.Bytes()
+	if keys != nil {
+		b = keys.seal(nil, b, []byte(label))
+	}
+	b, err := memberlist.AddLabelHeaderToPacket(b, label)
 	return &memberlist.Packet{Buf: b, From: &net.UDPAddr{}, Timestamp: time.Now()}, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 // Bounds of the transport. What comes or goes beyond them is dropped: gossip lives with losses, and nothing in it may block.
 const (
 	maxPacket      = 65507 // the most that one UDP packet carries
+	maxPacketIn    = 4096  // memberlist's have 1,400; it keeps some thousand that it has not come to
 	packetsWaiting = 512   // to be sent; what came in waits in the socket
 	maxStreams     = 128   // accepted and not yet closed
 )
@@ -29,6 +31,8 @@ type transport struct {
 	accept    func(ctx context.Context) (net.Conn, error)
 	advertise netip.AddrPort
 	label     string
+	others    string // the label of those of this group with whom it is otherwise: sealed or not
+	seals     seals
 	heard     func(node string) // a stream that was dialed to node has answered
 	log       *slog.Logger
 
@@ -38,6 +42,8 @@ type transport struct {
 	out     chan outPacket
 	streams chan net.Conn
 	pings   pings
+	strange strangers
+	room    room           // of what streams receive
 	wg      sync.WaitGroup // reader, writer, acceptor
 	once    sync.Once
 
@@ -54,10 +60,10 @@ type outPacket struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-func newTransport(cfg Config, advertise netip.AddrPort, heard func(string), log *slog.Logger) *transport {
+func newTransport(cfg Config, keys seals, advertise netip.AddrPort, heard func(string), log *slog.Logger) *transport {
 	t := &transport{
 		packets: cfg.Packets, dial: cfg.Dial, accept: cfg.Accept, advertise: advertise, heard: heard, log: log,
-		label:   label(cfg.Group),
+		label: cfg.label(len(cfg.Keys) > 0), others: cfg.label(len(cfg.Keys) == 0), seals: keys, strange: strangers{log: log},
 		in:      make(chan *memberlist.Packet),
 		out:     make(chan outPacket, packetsWaiting),
 		streams: make(chan net.Conn),
@@ -92,7 +98,7 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	if err != nil || ap.Port() == 0 {
 		return time.Time{}, fmt.Errorf("gossip: %q is no address of a packet", a.Addr)
 	}
-	if !t.pings.note(b) {
+	if !t.pings.note(t.opened(b)) {
 		return time.Time{}, errClosed
 	}
 	select {
@@ -116,7 +122,7 @@ func (t *transport) write() {
 }
 
 func (t *transport) read() {
-	buf := make([]byte, 1<<16)
+	buf, plain := make([]byte, 1<<16), make([]byte, 0, 1<<16)
 	for {
 		n, from, err := t.packets.ReadFrom(buf)
 		if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -130,7 +136,8 @@ func (t *transport) read() {
 				return
 			}
 		}
-		if !acceptable(buf[:n]) {
+		if why, ok := t.judge(buf[:n], plain); !ok {
+			t.strange.note(packetWord, from, why)
 			continue
 		}
 		p := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: from, Timestamp: time.Now()}
@@ -142,46 +149,44 @@ func (t *transport) read() {
 	}
 }
 
-// memberlist's message types that we look for or make; their values are its wire format.
-const (
-	msgPing     = 0
-	msgAck      = 2
-	msgCompound = 7
-	msgCompress = 9
-	msgCRC      = 12
-)
+// judge says whether memberlist may have a packet that came in, or what is wrong with it. plain is memory to open it in.
+func (t *transport) judge(p, plain []byte) (why reason, ok bool) {
+	p, group, err := memberlist.RemoveLabelHeaderFromPacket(p)
+	switch {
+	case err != nil || group == "" || len(p) == 0 || len(p) > maxPacketIn:
+		return noise, false
+	case group == t.others && t.seals == nil:
+		return theySeal, false
+	case group == t.others:
+		return otherSecret, false
+	case group != t.label:
+		return otherGroup, false
+	case t.seals == nil:
+		if judgePacket(p) == nil {
+			return 0, true
+		}
+		if p[0] <= sealVersion && len(p) > sealExtra {
+			return theySeal, false
+		}
+		return noise, false
+	}
+	if plain, err = t.seals.open(plain[:0], p, []byte(t.label)); err != nil {
+		return otherSecret, false
+	}
+	return noise, judgePacket(plain) == nil
+}
 
-// acceptable says whether p may reach memberlist, which unpacks a compressed packet by calling itself: a packet that unpacks to
-// itself would exhaust the stack and end the program. None of us compresses.
-func acceptable(p []byte) bool {
+// opened is what an own packet holds, without label and seal; nothing when it can't be read.
+func (t *transport) opened(p []byte) []byte {
 	p, _, err := memberlist.RemoveLabelHeaderFromPacket(p)
-	if err != nil || len(p) == 0 {
-		return false
+	if err != nil || t.seals == nil {
+		return p
 	}
-	if p[0] == msgCRC && len(p) > 5 {
-		p = p[5:]
+	plain, err := t.seals.open(make([]byte, 0, len(p)), p, []byte(t.label))
+	if err != nil {
+		return nil
 	}
-	switch p[0] {
-	case msgCompress:
-		return false
-	case msgCompound: // type, count, lengths of two bytes, then the messages; memberlist never nests them
-		if len(p) < 2 {
-			return false
-		}
-		n := int(p[1])
-		if len(p) < 2+2*n {
-			return false
-		}
-		lengths, rest := p[2:2+2*n], p[2+2*n:]
-		for i := range n {
-			l := int(lengths[2*i])<<8 | int(lengths[2*i+1])
-			if l == 0 || l > len(rest) || rest[0] == msgCompress || rest[0] == msgCompound {
-				return false
-			}
-			rest = rest[l:]
-		}
-	}
-	return true
+	return plain
 }
 
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
@@ -235,7 +240,7 @@ func (t *transport) track(nc net.Conn, accepted bool) *stream {
 		_ = nc.Close()
 		return nil
 	}
-	s := &stream{Conn: nc, t: t, accepted: accepted}
+	s := &stream{Conn: nc, t: t, accepted: accepted, message: incoming{room: &t.room, seals: t.seals, label: t.label, others: t.others, accepted: accepted}}
 	t.conns[s] = struct{}{}
 	if accepted {
 		t.accepted++
@@ -270,7 +275,7 @@ func (t *transport) answerPings() {
 	limit := time.NewTimer(100 * time.Millisecond) // memberlist may not run at all, when it failed to start
 	defer limit.Stop()
 	for _, seq := range t.pings.take() {
-		p, err := ackPacket(t.label, seq)
+		p, err := ackPacket(t.label, t.seals, seq)
 		if err != nil {
 			return
 		}
@@ -282,20 +287,50 @@ func (t *transport) answerPings() {
 	}
 }
 
-// stream closes itself on a failed write, since memberlist forgets a stream whose label it could not write.
+// stream closes itself on a failed write, since memberlist forgets a stream whose label it could not write. memberlist reads it on one
+// goroutine, which also closes it.
 type stream struct {
 	net.Conn
 	t        *transport
 	node     string // set before the stream is handed out
 	accepted bool
+
+	message incoming // the reader's
+	left    []byte   // of it, not yet read
+	done    bool     // it was received, or failed
 }
 
+// Read gives memberlist what came in, once that is complete and was found good.
 func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.Conn.Read(p)
-	if n > 0 && s.node != "" {
-		s.t.heard(s.node)
+	if !s.done {
+		if err := s.receive(); err != nil {
+			return 0, err
+		}
 	}
-	return n, err
+	if len(s.left) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.left)
+	s.left = s.left[n:]
+	return n, nil
+}
+
+func (s *stream) receive() error {
+	left, err := s.message.receive(s.Conn)
+	s.left, s.done = left, true
+	if err == nil {
+		if s.node != "" {
+			s.t.heard(s.node)
+		}
+		return nil
+	}
+	s.left = nil
+	s.message.drop()
+	var no *refusal
+	if errors.As(err, &no) {
+		s.t.strange.note(streamWord, s.RemoteAddr(), no.why)
+	}
+	return err
 }
 
 func (s *stream) Write(p []byte) (int, error) {
@@ -315,5 +350,7 @@ func (s *stream) Close() error {
 		}
 	}
 	s.t.mu.Unlock()
+	s.left = nil
+	s.message.drop()
 	return s.Conn.Close()
 }

@@ -24,6 +24,8 @@ type world struct {
 	seeds []string
 	procs map[int]*proc
 
+	strangers bool // there are to be some
+
 	change func(*Config) // of the next start; nil: as it is
 
 	packets, bytes atomic.Int64 // that were sent
@@ -101,6 +103,9 @@ func (w *world) crash(i int) {
 
 func (w *world) close(i int) {
 	p := w.procs[i]
+	if s := p.Strangers(); len(s) > 0 && !w.strangers {
+		w.t.Errorf("p%d takes others for strangers: %v", i, s)
+	}
 	_ = p.Close()
 	_, _ = p.tcp.Close(), p.udp.Close()
 	delete(w.procs, i)

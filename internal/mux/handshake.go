@@ -266,7 +266,7 @@ func (m *Mux) judge(c *Conn, h, self wire.Hello) wire.Welcome {
 	switch {
 	case h.Version != wire.ProtocolVersion:
 		return refuse(wire.RefusedVersion, "this process speaks protocol version %d, not %d", wire.ProtocolVersion, h.Version)
-	case h.Kind != wire.KindRaft && h.Kind != wire.KindCall && h.Kind != wire.KindGossip:
+	case h.Kind != wire.KindRaft && h.Kind != wire.KindCall && h.Kind != wire.KindGossip && h.Kind != wire.KindPacket:
 		return refuse(wire.RefusedMuted, "there are no streams of kind %q", h.Kind)
 	case h.Kind == wire.KindRaft && (h.Target.IsZero() || h.Target != self.Server):
 		// A Raft message for another must never be answered, whatever Admit thinks: HAZARDS 4.

@@ -19,6 +19,7 @@ import (
 	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/secure"
+	"github.com/godistlock/distlock/internal/streampackets"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -31,7 +32,7 @@ type Config struct {
 	Addr     string // what peers dial
 	Proof    wire.Proof
 	Listener net.Listener
-	Packets  net.PacketConn
+	Packets  net.PacketConn // nil: gossip's packets go over streams
 	Dial     func(ctx context.Context, addr string) (net.Conn, error)
 
 	Credentials *secure.Credentials // nil: streams are taken and opened in the open
@@ -53,11 +54,12 @@ type Config struct {
 
 // Node is one process's membership. Safe for concurrent use.
 type Node struct {
-	cfg    Config
-	logger *slog.Logger
-	mux    *mux.Mux
-	gossip *gossip.Gossip
-	life   *life
+	cfg     Config
+	logger  *slog.Logger
+	mux     *mux.Mux
+	gossip  *gossip.Gossip
+	packets net.PacketConn // gossip's
+	life    *life
 
 	announcer *announcer
 	started   uint64 // as gossip tells it
@@ -118,32 +120,27 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n.claimed.Store(cfg.Dir == "" || !saved.Open || cfg.Alone || cfg.Hooks.Blind)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: cfg.Dial, Self: n.hello, Admit: n.admit, Secure: n.securing(), Logger: cfg.Logger})
+	n.mux = mux.New(mux.Config{Listener: cfg.Listener, Dial: n.dialed, Self: n.hello, Admit: n.admit, Secure: n.securing(), Logger: cfg.Logger})
+	n.packets = cfg.Packets
+	if n.packets == nil {
+		n.packets = streampackets.New(streampackets.Config{
+			Local: cfg.Listener.Addr(), Dial: n.dialing(wire.KindPacket), Accept: n.accepting(wire.KindPacket), Logger: cfg.Logger,
+		})
+	}
 	gc := gossip.Config{
-		Self: n.meta(), Group: cfg.Group, Packets: cfg.Packets, Logger: cfg.Logger,
+		Self: n.meta(), Group: cfg.Group, Packets: n.packets, Logger: cfg.Logger,
 		Seeds: cfg.Seeds, Remembered: n.remembered, Resolver: cfg.Resolver,
-		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			conn, _, err := n.mux.Dial(ctx, addr, wire.KindGossip, wire.UUID{})
-			return conn, err
-		},
-		Accept: func(ctx context.Context) (net.Conn, error) {
-			select {
-			case c, ok := <-n.mux.Accept(wire.KindGossip):
-				if !ok {
-					return nil, net.ErrClosed
-				}
-				return c, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		},
+		Dial: n.dialing(wire.KindGossip), Accept: n.accepting(wire.KindGossip),
+	}
+	if cfg.Credentials != nil {
+		gc.Keys = cfg.Credentials.GossipKeys()
 	}
 	if change := cfg.Hooks.Gossip; change != nil {
 		change(&gc)
 	}
 	if n.gossip, err = gossip.Start(gc); err != nil {
 		n.cancel()
-		return nil, errors.Join(err, cfg.Packets.Close(), n.mux.Close())
+		return nil, errors.Join(err, n.mux.Close(), n.packets.Close())
 	}
 	n.announcer = newAnnouncer(n.meta, n.gossip.Update)
 	n.life = newLife(n, saved)
@@ -166,6 +163,29 @@ func (n *Node) serverID() wire.UUID {
 	return n.ident.Server
 }
 
+// dialing opens streams of a kind to whoever has an address.
+func (n *Node) dialing(kind wire.Kind) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		conn, _, err := n.mux.Dial(ctx, addr, kind, wire.UUID{})
+		return conn, err
+	}
+}
+
+// accepting answers the next stream of a kind that another process opened.
+func (n *Node) accepting(kind wire.Kind) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		select {
+		case c, ok := <-n.mux.Accept(kind):
+			if !ok {
+				return nil, net.ErrClosed
+			}
+			return c, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // securing is what package mux does to a raw stream; nil without credentials.
 func (n *Node) securing() func(net.Conn, bool) (mux.Secured, error) {
 	if n.cfg.Credentials == nil {
@@ -180,8 +200,16 @@ func (n *Node) securing() func(net.Conn, bool) (mux.Secured, error) {
 	}
 }
 
-// Strangers lists the processes with which this one has no stream because they, or it, belong elsewhere.
-func (n *Node) Strangers() []mux.Stranger { return n.mux.Strangers() }
+// Strangers lists the processes with which this one has no stream, or no packets, because they, or it, belong elsewhere; at most maxStrangers.
+func (n *Node) Strangers() []mux.Stranger {
+	out := n.mux.Strangers()
+	for _, x := range n.gossip.Strangers() {
+		out = append(out, mux.Stranger{Addr: x.Addr, Reason: x.Word, Text: "its gossip " + x.Reason, Incoming: true, Last: x.Last})
+	}
+	return out[:min(len(out), maxStrangers)]
+}
+
+const maxStrangers = 128
 
 // hello is what this process says of itself when it opens a stream.
 func (n *Node) hello(kind wire.Kind, target wire.UUID) wire.Hello {
@@ -335,7 +363,7 @@ func (n *Node) Close() error {
 		err = errors.Join(err, g.shutdown())
 		n.group.Store(nil)
 	}
-	return errors.Join(err, n.gossip.Close(), n.cfg.Packets.Close(), n.mux.Close())
+	return errors.Join(err, n.gossip.Close(), n.mux.Close(), n.packets.Close())
 }
 
 // closePatience bounds the wait for the loops, which a disk that hangs may hold.

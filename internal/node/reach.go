@@ -57,7 +57,7 @@ type way struct {
 }
 
 // reach opens a connection for calls to a server of the cluster, and says through whom it goes; zero: through nobody. It dials the server, and asks
-// other members for a way to it when that fails or takes longer than detourAfter; the first way that is found counts. A member that is asked
+// other members for a way to it when that fails or nothing there has answered after detourAfter; the first way that is found counts. A member that is asked
 // dials the server itself, so there is never more than one in between.
 func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detourAfter time.Duration) (*rpc.Conn, wire.UUID, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -72,7 +72,8 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 		cancel()
 		n.dropWays(ways, pending)
 	}()
-	try(func() way { return n.dialServer(ctx, server) })
+	var there atomic.Bool // the server's machine has answered: whoever asks it finds it as busy as this process does
+	try(func() way { return n.dialServer(withConnected(ctx, &there), server) })
 	detours, known := n.detoursTo(server)
 	wait := detourAfter
 	if known {
@@ -117,7 +118,9 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 				more = true
 			}
 		case <-next.C:
-			more = true
+			if more = failed != nil || !there.Load(); !more {
+				next.Reset(detourAfter)
+			}
 		}
 		if more && len(detours) > 0 {
 			over = nil
@@ -131,6 +134,22 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 		failed = net.ErrClosed
 	}
 	return nil, wire.UUID{}, failed
+}
+
+type connectedKey struct{}
+
+// withConnected has dialed note in there that the other side's machine has taken a stream.
+func withConnected(ctx context.Context, there *atomic.Bool) context.Context {
+	return context.WithValue(ctx, connectedKey{}, there)
+}
+
+// dialed is Config.Dial, which it tells of.
+func (n *Node) dialed(ctx context.Context, addr string) (net.Conn, error) {
+	nc, err := n.cfg.Dial(ctx, addr)
+	if there, ok := ctx.Value(connectedKey{}).(*atomic.Bool); ok && err == nil {
+		there.Store(true)
+	}
+	return nc, err
 }
 
 // use makes a connection of a way that was found.

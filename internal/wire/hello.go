@@ -10,6 +10,7 @@ const (
 	KindRaft   Kind = 'R'
 	KindCall   Kind = 'C'
 	KindGossip Kind = 'G'
+	KindPacket Kind = 'P' // gossip's packets, where UDP is not used
 )
 
 // Hello opens every stream: who speaks, to whom, of which cluster. The receiver refuses a stream that is not meant for it.
