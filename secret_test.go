@@ -2,13 +2,17 @@ package distlock
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/godistlock/distlock/internal/testpki"
 )
 
 var oldSecret, newSecret = strings.Repeat("old!", 11), strings.Repeat("new!", 11)
@@ -143,5 +147,77 @@ func TestSecretsRotate(t *testing.T) {
 	if c, err := Join(cfg); err == nil {
 		c.Close()
 		t.Error("the old secret still lets in")
+	}
+}
+
+// With a PKI of the user's own, members know each other by the DNS names of their certificates, UDP is not used, and a certificate that is
+// renewed counts at the next stream.
+func TestOwnPKICluster(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	soon := time.Now().Add(time.Hour)
+	config := func(name string) *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, soon, testpki.Both, name)}, RootCAs: ca.Pool}
+	}
+	ms := newMembers(t, 3, func(_ int, c *Config) { c.TLS = config(c.Name) })
+	ctx := testContext(t, 60*time.Second)
+	held := mustLock(t, ctx, ms.all[0], "held")
+	for i, m := range ms.all {
+		mustUnlock(t, ctx, mustLock(t, ctx, m, "key"))
+		eventually(t, ctx, "all are seen", func() bool { return len(m.Status().Members) == 3 })
+		udp, err := net.ListenPacket("udp", ms.configs[i].Bind)
+		if err != nil {
+			t.Errorf("UDP is used: %v", err)
+			continue
+		}
+		_ = udp.Close()
+	}
+	ms.crash(2)
+	eventually(t, ctx, "one is seen to have failed", func() bool {
+		return slices.ContainsFunc(ms.all[0].Status().Members, func(m Member) bool { return m.Name == "m2" && m.State == Failed })
+	})
+	ms.configs[2].TLS = config("m2") // a newer certificate
+	ms.join(2)
+	wantHeld(t, ctx, ms.all[2], held)
+
+	outsider := ms.configs[0]
+	outsider.Bind, outsider.JoinTimeout = freePorts(t, 1)[0], 2*time.Second
+	for what, c := range map[string]struct {
+		name string
+		conf *tls.Config
+		is   error
+		says string
+	}{
+		"under a name that it has no certificate for": {"m9", config("m3"), ErrInvalid, `"m9"`},
+		"of another authority":                        {"m3", &tls.Config{Certificates: []tls.Certificate{testpki.New(t).Issue(t, soon, testpki.Both, "m3")}, RootCAs: ca.Pool}, ErrInvalid, "refused by the others"},
+		"which only it accepts":                       {"m3", strangers(t, "m3"), ErrNoQuorum, "secret"},
+	} {
+		outsider.Name, outsider.TLS = c.name, c.conf
+		m, err := Join(outsider)
+		if err == nil {
+			m.Close()
+		}
+		wantFaults(t, what, err, c.is, c.says)
+	}
+}
+
+// strangers is the TLS of a member of another PKI.
+func strangers(t *testing.T, name string) *tls.Config {
+	ca := testpki.New(t)
+	return &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, time.Now().Add(time.Hour), testpki.Both, name)}, RootCAs: ca.Pool}
+}
+
+// A Secret beside TLS seals gossip's packets, which then go by UDP again.
+func TestOwnPKIWithSecret(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	ms := newMembers(t, 3, withSecrets(newSecret), func(_ int, c *Config) {
+		c.TLS = &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, time.Now().Add(time.Hour), testpki.Both, c.Name)}, ClientCAs: ca.Pool}
+	})
+	ctx := testContext(t, 60*time.Second)
+	mustUnlock(t, ctx, mustLock(t, ctx, ms.all[2], "key"))
+	if udp, err := net.ListenPacket("udp", ms.configs[0].Bind); err == nil {
+		_ = udp.Close()
+		t.Error("UDP is not used")
 	}
 }

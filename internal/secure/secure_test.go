@@ -2,9 +2,7 @@ package secure
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godistlock/distlock/internal/testpki"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -262,52 +261,7 @@ type endless struct{ net.Conn }
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
-// authorityOf is a PKI of a user's own.
-type authorityOf struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newPKI(t testing.TB) *authorityOf {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &authorityOf{key: key, pool: x509.NewCertPool()}
-	if a.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-func (a *authorityOf) issue(t testing.TB, until time.Time, usage []x509.ExtKeyUsage, names ...string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), DNSNames: names, NotBefore: time.Now().Add(-time.Hour), NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-var both = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+var both = testpki.Both
 
 func fromTLS(t testing.TB, c *tls.Config) *Credentials {
 	t.Helper()
@@ -319,12 +273,12 @@ func fromTLS(t testing.TB, c *tls.Config) *Credentials {
 }
 
 func TestOwnPKI(t *testing.T) {
-	ca, other := newPKI(t), newPKI(t)
+	ca, other := testpki.New(t), testpki.New(t)
 	soon := time.Now().Add(time.Hour)
 	config := func(cert tls.Certificate, roots *x509.CertPool) *tls.Config {
 		return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots}
 	}
-	m1, m2 := config(ca.issue(t, soon, both, "m1", "alias"), ca.pool), config(ca.issue(t, soon, both, "m2"), ca.pool)
+	m1, m2 := config(ca.Issue(t, soon, both, "m1", "alias"), ca.Pool), config(ca.Issue(t, soon, both, "m2"), ca.Pool)
 	client, server, dialed, accepted := meet(t, fromTLS(t, m1), fromTLS(t, m2), Identity{}, Identity{})
 	if dialed != nil || accepted != nil {
 		t.Fatal(dialed, accepted)
@@ -339,10 +293,10 @@ func TestOwnPKI(t *testing.T) {
 		}
 	}
 	for what, bad := range map[string]*tls.Config{
-		"another authority":             config(other.issue(t, soon, both, "m1"), ca.pool),
-		"expired":                       config(ca.issue(t, time.Now().Add(-time.Minute), both, "m1"), ca.pool),
-		"for servers only":              config(ca.issue(t, soon, both[:1], "m1"), ca.pool),
-		"who accepts another authority": config(ca.issue(t, soon, both, "m1"), other.pool),
+		"another authority":             config(other.Issue(t, soon, both, "m1"), ca.Pool),
+		"expired":                       config(ca.Issue(t, time.Now().Add(-time.Minute), both, "m1"), ca.Pool),
+		"for servers only":              config(ca.Issue(t, soon, both[:1], "m1"), ca.Pool),
+		"who accepts another authority": config(ca.Issue(t, soon, both, "m1"), other.Pool),
 	} {
 		if _, _, dialed, accepted := meet(t, fromTLS(t, bad), fromTLS(t, m2), Identity{}, Identity{}); dialed == nil && accepted == nil {
 			t.Errorf("%s is let in", what)
@@ -357,7 +311,7 @@ func TestOwnPKI(t *testing.T) {
 	if _, _, dialed, accepted := meet(t, fromTLS(t, m1), fromSecrets(t, one), Identity{}, member("a")); dialed == nil && accepted == nil {
 		t.Error("a PKI meets a secret")
 	}
-	wild := config(ca.issue(t, soon, both, "*.shop"), ca.pool)
+	wild := config(ca.Issue(t, soon, both, "*.shop"), ca.Pool)
 	_, server, dialed, accepted = meet(t, fromTLS(t, wild), fromTLS(t, m2), Identity{}, Identity{})
 	if dialed != nil || accepted != nil || server.Proves("g", "a.shop", wire.UUID{}) == nil {
 		t.Errorf("a wildcard passes for any: %v, %v", dialed, accepted)
@@ -366,18 +320,18 @@ func TestOwnPKI(t *testing.T) {
 
 // Certificates are asked for at each stream, so that they can be renewed; what the user says of versions and of checks does not count.
 func TestOwnPKIIsAskedEachTime(t *testing.T) {
-	ca := newPKI(t)
+	ca := testpki.New(t)
 	soon := time.Now().Add(time.Hour)
-	shown, dials := ca.issue(t, soon, both, "first"), ca.issue(t, soon, both, "client")
+	shown, dials := ca.Issue(t, soon, both, "first"), ca.Issue(t, soon, both, "client")
 	given := &tls.Config{
 		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &shown, nil },
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &dials, nil },
-		RootCAs:              ca.pool, ClientCAs: ca.pool, MaxVersion: tls.VersionTLS12, ClientAuth: tls.NoClientCert, InsecureSkipVerify: true,
+		RootCAs:              ca.Pool, ClientCAs: ca.Pool, MaxVersion: tls.VersionTLS12, ClientAuth: tls.NoClientCert, InsecureSkipVerify: true,
 	}
 	creds := fromTLS(t, given)
-	given.RootCAs, given.ClientCAs = newPKI(t).pool, newPKI(t).pool // a copy was made
+	given.RootCAs, given.ClientCAs = testpki.New(t).Pool, testpki.New(t).Pool // a copy was made
 	for _, name := range []string{"first", "renewed"} {
-		shown = ca.issue(t, soon, both, name)
+		shown = ca.Issue(t, soon, both, name)
 		client, _, dialed, accepted := meet(t, creds, creds, Identity{}, Identity{})
 		if dialed != nil || accepted != nil {
 			t.Fatal(dialed, accepted)
@@ -386,7 +340,7 @@ func TestOwnPKIIsAskedEachTime(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	stranger := fromTLS(t, &tls.Config{Certificates: []tls.Certificate{newPKI(t).issue(t, soon, both, "x")}, RootCAs: ca.pool})
+	stranger := fromTLS(t, &tls.Config{Certificates: []tls.Certificate{testpki.New(t).Issue(t, soon, both, "x")}, RootCAs: ca.Pool})
 	if _, _, dialed, accepted := meet(t, stranger, creds, Identity{}, Identity{}); dialed == nil && accepted == nil {
 		t.Error("NoClientCert lets a stranger in")
 	}
@@ -396,10 +350,10 @@ func TestOwnPKIIsAskedEachTime(t *testing.T) {
 }
 
 func TestCheckOwn(t *testing.T) {
-	ca := newPKI(t)
+	ca := testpki.New(t)
 	soon := time.Now().Add(time.Hour)
 	config := func(cert tls.Certificate) *tls.Config {
-		return &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: ca.pool}
+		return &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: ca.Pool}
 	}
 	broken := config(tls.Certificate{})
 	broken.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, errors.New("no file") }
@@ -407,12 +361,12 @@ func TestCheckOwn(t *testing.T) {
 		conf *tls.Config
 		says string
 	}{
-		{config(ca.issue(t, soon, both, "a", "m1")), ""},
-		{config(ca.issue(t, soon, both, "a")), `["a"], and not of its Name "m1"`},
-		{config(ca.issue(t, soon, both)), "no DNS name"},
-		{config(ca.issue(t, time.Now().Add(-time.Minute), both, "m1")), "expired"},
-		{config(ca.issue(t, soon, both[1:], "m1")), "refused by the others"},
-		{config(newPKI(t).issue(t, soon, both, "m1")), "refused by the others"},
+		{config(ca.Issue(t, soon, both, "a", "m1")), ""},
+		{config(ca.Issue(t, soon, both, "a")), `["a"], and not of its Name "m1"`},
+		{config(ca.Issue(t, soon, both)), "no DNS name"},
+		{config(ca.Issue(t, time.Now().Add(-time.Minute), both, "m1")), "expired"},
+		{config(ca.Issue(t, soon, both[1:], "m1")), "refused by the others"},
+		{config(testpki.New(t).Issue(t, soon, both, "m1")), "refused by the others"},
 		{broken, "no file"},
 	} {
 		err := fromTLS(t, c.conf).CheckOwn(Identity{Name: "m1"})
