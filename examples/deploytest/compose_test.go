@@ -34,7 +34,9 @@ func TestCompose(t *testing.T) {
 		{"  healthcheck:", "  healthchecks:", "healthchecks"},
 		{"  read_only: true", "  read_only: true\n  read_only: true", "already defined"},
 		{"    start_period: 11m", "    start_period: soon", "start_period"},
-		{"-insecure #", "-insecure=$SECRET #", "SECRET"},
+		{"DISTLOCK_SECRET: \"${DISTLOCK_SECRET:?make one with openssl rand -base64 32}\"", "OTHER: $DISTLOCK_SECRET", "DISTLOCK_SECRET"},
+		{"${DISTLOCK_SECRET:?make", "${SECRET:?make", "DISTLOCK_SECRET"},
+		{"    - -join=10m", "    - -insecure\n    - -join=10m", "-insecure"},
 		{
 			"  shop-3:\n    <<: *shop\n    hostname: shop-3\n    ports: [\"127.0.0.1:8083:8080\"]\n    volumes: [\"shop-3:/data\"]\n",
 			"", "no service",
@@ -75,9 +77,12 @@ func load(ctx context.Context, text string) (*types.Project, error) {
 		WorkingDir:  dir,
 		ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(dir, "compose.yaml"), Content: []byte(text)}},
 	}, func(o *loader.Options) {
-		o.Interpolate.LookupValue = func(name string) (string, bool) { return "<" + name + " is not set>", true }
+		o.Interpolate.LookupValue = func(name string) (string, bool) { return notSet(name), true }
 	})
 }
+
+// notSet stands for the value of a variable.
+func notSet(name string) string { return "<" + name + " is not set>" }
 
 func judgeProject(p *types.Project, img *image) (faults []string) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
@@ -121,6 +126,9 @@ func judgeService(s types.ServiceConfig, c command, img *image) (faults []string
 		return v.Type == types.VolumeTypeVolume && below(c["data"], v.Target)
 	}) {
 		fault("-data=%s is not below a volume", c["data"])
+	}
+	if secret := s.Environment[secretName]; secret == nil || *secret != notSet(secretName) {
+		fault("its %s is not the one of who starts it", secretName)
 	}
 	if !s.ReadOnly {
 		fault("the root file system can be written")

@@ -72,9 +72,9 @@ var ofBoth = []breakage{
 	{"seconds: 5", "seconds: 0", "preStop"},
 	{"-expect=3", "-expect=1", "two clusters"},
 	{"  replicas: 3", "  replicas: 6", "two clusters"},
-	{"-insecure #", "-secure #", "does not know"},
-	{"-insecure #", "-insecure=maybe #", "does not know"},
-	{"            - -insecure #", "            # ", "without -insecure"},
+	{"name: DISTLOCK_SECRET #", "name: DISTLOCK_SECRETS #", "DISTLOCK_SECRET"},
+	{"                secretKeyRef:\n                  name: shop-locks\n                  key: secret", "                configMapKeyRef:\n                  name: shop-locks\n                  key: secret", "DISTLOCK_SECRET"},
+	{"            - -expect=3 #", "            - -insecure\n            - -expect=3 #", "-insecure"},
 	{"-join=10m", "-join=10", "does not know"},
 	{"-join=10m", "-join=30s", "may never meet"},
 	{"-join=10m", "-join=11m", "startup"},
@@ -156,6 +156,7 @@ func (m *manifests) judge(img *image) []string {
 	var more []string
 	j.command, more = img.parse(j.args())
 	j.faults = append(j.faults, append(more, j.command.judge(w.together)...)...)
+	j.secret()
 	j.names()
 	j.locksService()
 	j.servicePorts()
@@ -205,6 +206,15 @@ func (j *judge) args() []string {
 		}
 	}
 	return args
+}
+
+// secret: the shops have one, and it stands in a Secret.
+func (j *judge) secret() {
+	if !slices.ContainsFunc(j.container.Env, func(e corev1.EnvVar) bool {
+		return e.Name == secretName && e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil
+	}) {
+		j.fault("no %s from a Secret: strangers are let in, or nobody", secretName)
+	}
 }
 
 func (j *judge) names() {

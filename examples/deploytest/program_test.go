@@ -192,14 +192,17 @@ func (c command) port(flag string) int {
 	return n
 }
 
+// secretName is where the program looks for the secret.
+const secretName = "DISTLOCK_SECRET"
+
 // judge says what is wrong with a shop of which together may start at once.
 func (c command) judge(together int) (faults []string) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	if expect := c.number("expect"); 2*expect <= together || expect > together {
 		fault("-expect=%d of %d that start together: two clusters could form, or none", expect, together)
 	}
-	if _, insecure := c["insecure"]; !insecure {
-		fault("-bind=%s without -insecure", c["bind"])
+	if _, insecure := c["insecure"]; insecure {
+		fault("-insecure lets in whoever reaches -bind=%s", c["bind"])
 	}
 	for _, flag := range []string{"bind", "http"} {
 		if host, _, err := net.SplitHostPort(c[flag]); err != nil || host != "" {

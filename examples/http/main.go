@@ -30,12 +30,12 @@ func main() { run(order) }
 
 // run is the whole program but for what an order does; its test has orders of its own.
 func run(order func(distlock.Locker) http.Handler) {
-	cfg := distlock.Config{Logger: slog.Default()}
+	cfg := distlock.Config{Logger: slog.Default(), Secret: os.Getenv("DISTLOCK_SECRET")} // no flag: whoever lists processes would see it
 	flag.StringVar(&cfg.Name, "name", "", "what the other shops see; none: the host's name and the port")
 	flag.StringVar(&cfg.Bind, "bind", "127.0.0.1:7951", "the locks' address, TCP and UDP")
 	flag.StringVar(&cfg.DataDir, "data", "", "the directory of the locks' log; none: all in memory")
 	flag.IntVar(&cfg.Expect, "expect", 0, "shops that must find each other before the first cluster forms; 0: 3, or 1 without peers")
-	flag.BoolVar(&cfg.Insecure, "insecure", false, "allow a -bind that other machines can reach")
+	flag.BoolVar(&cfg.Insecure, "insecure", false, "allow a -bind that other machines can reach without DISTLOCK_SECRET, which keeps strangers out")
 	flag.DurationVar(&cfg.JoinTimeout, "join", 30*time.Second, "how long to look for the others")
 	peers := flag.String("peers", "", "the other shops' -bind, or names that resolve to many, with commas; none: this one alone")
 	web := flag.String("http", "127.0.0.1:8081", "the shop's address")
