@@ -119,8 +119,17 @@ func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Dura
 		}
 	}
 	var answered, overrun atomic.Bool
-	k, ok := seek(ctx, n, timeout, answered.Load, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
-		k, hint, err := n.linkTo(ctx, server, sink, timeout/3, func() { answered.Store(true) })
+	var reached sync.Map // servers
+	lives := make(chan struct{})
+	var told sync.Once // lives is closed: somebody hears the one who leads
+	k, ok := seek(ctx, n, timeout, func(server wire.UUID) bool { _, ok := reached.Load(server); return ok }, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
+		k, hint, err := n.linkTo(ctx, server, sink, timeout/3, lives, func() {
+			reached.Store(server, true)
+			answered.Store(true)
+		})
+		if !hint.IsZero() {
+			told.Do(func() { close(lives) })
+		}
 		if isFull(err) {
 			overrun.Store(true)
 		}
@@ -159,7 +168,7 @@ func (n *Node) watchLink(k *remoteLink) {
 
 // findLeader asks round until a server says that it leads.
 func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
-	leader, ok := seek(ctx, n, findTimeout, func() bool { return false }, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
+	leader, ok := seek(ctx, n, findTimeout, func(wire.UUID) bool { return false }, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
 		body, err := n.call(ctx, server, callWho, nil)
 		if err != nil {
 			return server, false, wire.UUID{}
@@ -180,8 +189,8 @@ func (n *Node) findLeader(ctx context.Context) (wire.UUID, error) {
 // seek asks those who might lead, and whom they hint at, one soon after the other and side by side, so that one that is paused holds up nobody: the
 // likeliest mostly leads, and a large fleet need not ask all. It answers the first that ask finds; what is found later is dropped. It finds
 // nobody when this process itself has become the leader meanwhile. It takes timeout, and heldFor where somebody was reached by then who may be
-// waiting for the answer as this process does: to be asked again costs all of them more.
-func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached func() bool, ask func(context.Context, wire.UUID) (T, bool, wire.UUID), drop func(T)) (T, bool) {
+// waiting for the answer as this process does: to be asked again costs all of them more. But who leads, as far as is known, has no reason to wait.
+func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached func(wire.UUID) bool, ask func(context.Context, wire.UUID) (T, bool, wire.UUID), drop func(T)) (T, bool) {
 	type reply struct {
 		server wire.UUID
 		v      T
@@ -227,11 +236,20 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached fu
 			start(mightLead[0])
 		}
 	}
+	holding := func() bool {
+		for server := range pending {
+			if reached(server) {
+				return true
+			}
+		}
+		return false
+	}
 	pause := timeout / askNext
 	next, end := time.NewTimer(pause), time.NewTimer(timeout)
 	defer next.Stop()
 	defer end.Stop()
 	startNext()
+	known, late := false, false // somebody knows who leads; timeout is over
 	var none T
 	for len(pending) > 0 {
 		select {
@@ -240,13 +258,17 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached fu
 			pause *= 2
 			next.Reset(pause)
 		case <-end.C:
-			if !reached() {
+			if late = true; !holding() || known || reached(told) && pending[told] {
 				return none, false
 			}
 		case r := <-replies:
 			delete(pending, r.server)
 			if r.ok {
 				return r.v, true
+			}
+			known = known || !r.hint.IsZero() // and so has no reason to wait
+			if late && pending[r.hint] {
+				return none, false
 			}
 			start(r.hint)
 			startNext()
@@ -260,7 +282,7 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached fu
 				met[leader] = false // it may have said that it does not lead before it did
 			}
 			told, toldTerm = leader, term
-			if !reached() || n.group.Load() != nil { // else somebody is about to tell, one asker after the other
+			if !holding() || n.group.Load() != nil { // else somebody is about to tell, one asker after the other
 				start(leader)
 			}
 		}
@@ -270,10 +292,10 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached fu
 
 // linkTo asks one server to be the leader. If it isn't, there is no link, and it may know who is; it takes up to holdFor to find out. It says when
 // the server has been reached, which is before that. An error says that it has not answered.
-func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration, reached func()) (*remoteLink, wire.UUID, error) {
+func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration, lives <-chan struct{}, reached func()) (*remoteLink, wire.UUID, error) {
 	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
 	var err error
-	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter); err != nil {
+	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter, lives); err != nil {
 		return nil, wire.UUID{}, err
 	}
 	reached()
@@ -364,25 +386,38 @@ func (n *Node) leaderHint() (wire.UUID, string) {
 	return leader, addr
 }
 
-// awaitNews waits until this process leads, or knows who does but for one whose lead is over, or as long as who asked may be kept waiting.
+// awaitNews waits until this process leads, or knows who does, or as long as who asked may be kept waiting. One whose lead the asker has lost counts
+// only if it is heard from again: a voter hears from its leader several times in such a while.
 func (n *Node) awaitNews(ctx context.Context, over wire.UUID, term uint64) *lead {
+	asked := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, holdFor)
 	defer cancel()
+	look := time.NewTicker(heartbeatTimeout / 10)
+	defer look.Stop()
 	for waited := false; ; {
 		changed := n.Changed()
 		if l := n.leading(ctx); l != nil {
 			return l
 		}
+		g := n.group.Load()
+		if g == nil { // it would hear of the next leader no sooner than who asks
+			return nil
+		}
 		leader, now := n.leaderNews()
-		if !leader.IsZero() && leader != n.serverID() && (leader != over || now > term) {
+		switch {
+		case leader.IsZero() || leader == n.serverID():
+		case leader != over || now > term:
 			if waited {
 				n.telling.wait(ctx)
 			}
 			return nil
+		case g.raft.LastContact().After(asked):
+			return nil
 		}
-		waited = true
 		select {
 		case <-changed:
+			waited = true
+		case <-look.C:
 		case <-ctx.Done():
 			return nil
 		case <-n.ctx.Done():

@@ -25,7 +25,7 @@ func TestSeekAsksInTurn(t *testing.T) {
 	var asked []wire.UUID
 	seeking := func(timeout time.Duration, answer func(ctx context.Context, nth int) bool) (wire.UUID, bool) {
 		asked = nil
-		return seek(t.Context(), n, timeout, func() bool { return false }, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
+		return seek(t.Context(), n, timeout, func(wire.UUID) bool { return false }, func(ctx context.Context, server wire.UUID) (wire.UUID, bool, wire.UUID) {
 			mu.Lock()
 			asked = append(asked, server)
 			nth := len(asked)
@@ -109,7 +109,7 @@ func TestNoHurryToWhoIsGone(t *testing.T) {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		if _, _, err := n.reach(ctx, nobody, noHandler{}, detourAfter); !provesGone(err) {
+		if _, _, err := n.reach(ctx, nobody, noHandler{}, detourAfter, nil); !provesGone(err) {
 			t.Errorf("got %v", err)
 		}
 		return time.Since(began)

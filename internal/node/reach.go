@@ -24,7 +24,7 @@ const (
 	// knownDetourAfter is that where the server was reached through another member before: enough for the direct way to come first once it is back.
 	knownDetourAfter = 20 * time.Millisecond
 
-	// goneDetourAfter is that where nobody listens: all who had a leader that has died come there.
+	// goneDetourAfter is that where nobody listens, or where nobody says that the server lives: all who had a leader that has died come there.
 	goneDetourAfter = 500 * time.Millisecond
 
 	maxDetours  = 3   // members through which one server is looked for at a time
@@ -57,9 +57,10 @@ type way struct {
 }
 
 // reach opens a connection for calls to a server of the cluster, and says through whom it goes; zero: through nobody. It dials the server, and asks
-// other members for a way to it when that fails or nothing there has answered after detourAfter; the first way that is found counts. A member that is asked
-// dials the server itself, so there is never more than one in between.
-func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detourAfter time.Duration) (*rpc.Conn, wire.UUID, error) {
+// other members for a way to it when that fails or nothing there has answered after detourAfter; the first way that is found counts. A member
+// that is asked dials the server itself, so there is never more than one in between. lives, if not nil, is closed when another member says
+// that it hears the server: before that, most who look for a leader in vain look for one that has died.
+func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detourAfter time.Duration, lives <-chan struct{}) (*rpc.Conn, wire.UUID, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	ways := make(chan way, 1+maxDetours)
 	pending := 0
@@ -75,11 +76,11 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 	var there atomic.Bool // the server's machine has answered: whoever asks it finds it as busy as this process does
 	try(func() way { return n.dialServer(withConnected(ctx, &there), server) })
 	detours, known := n.detoursTo(server)
-	wait := detourAfter
+	w := detourWait{began: time.Now(), after: detourAfter, unsure: lives != nil}
 	if known {
-		wait = knownDetourAfter
+		w.after = knownDetourAfter
 	}
-	next := time.NewTimer(wait)
+	next := time.NewTimer(w.after)
 	defer next.Stop()
 	var failed error         // of the direct way, if that has failed
 	var over <-chan struct{} // ctx's end, while nothing is under way but a detour is still to come
@@ -88,44 +89,46 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 		select {
 		case <-over:
 			over = nil
-		case w := <-ways:
+		case <-lives:
+			lives, w.lives = nil, true
+			more = w.tried == 0 && w.due(there.Load())
+		case x := <-ways:
 			pending--
-			if w.err == nil {
-				n.reached(server, w.via)
-				return w.use(h), w.via, nil
+			if x.err == nil {
+				n.reached(server, x.via)
+				return x.use(h), x.via, nil
 			}
 			switch {
-			case w.via.IsZero():
-				failed = w.err
-				if provesGone(w.err) {
+			case x.via.IsZero():
+				failed = x.err
+				if w.gone = provesGone(x.err); w.gone {
 					n.hasten(server)
 				}
-				if !detourHelps(w.err) {
+				if !detourHelps(x.err) {
 					detours = nil
 				}
 				switch {
 				case pending > 0: // a detour that is under way has its time
-				case provesGone(w.err) && len(detours) > 0: // no hurry: mostly they find the next leader
+				case w.gone && len(detours) > 0 && !w.due(false):
 					over = ctx.Done()
-					next.Reset(max(detourAfter, goneDetourAfter))
 				default:
 					more = true
 				}
-			case isGone(w.err): // two machines say so
+			case isGone(x.err): // two machines say so
 				detours = nil
 			default:
-				n.logger.Debug("no way through another member", "server", server, "via", w.via, "error", w.err)
+				n.logger.Debug("no way through another member", "server", server, "via", x.via, "error", x.err)
 				more = true
 			}
 		case <-next.C:
-			if more = failed != nil || !there.Load(); !more {
-				next.Reset(detourAfter)
-			}
+			more = w.due(there.Load())
+			next.Reset(w.next())
 		}
 		if more && len(detours) > 0 {
 			over = nil
 			via := detours[0]
 			detours = detours[1:]
+			w.tried++
 			try(func() way { return n.dialVia(ctx, via, server) })
 			next.Reset(detourAfter)
 		}
@@ -134,6 +137,39 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 		failed = net.ErrClosed
 	}
 	return nil, wire.UUID{}, failed
+}
+
+// detourWait says when it is time to look for a way through another member.
+type detourWait struct {
+	began  time.Time
+	after  time.Duration
+	unsure bool // somebody may tell whether the server lives
+	lives  bool // and has told so
+	gone   bool // the direct dial found nobody there
+	tried  int
+}
+
+func (w *detourWait) due(there bool) bool {
+	waited := time.Since(w.began)
+	switch {
+	case w.gone && w.lives:
+		return true
+	case w.gone:
+		return waited >= goneDetourAfter
+	case there:
+		return false
+	case w.unsure && !w.lives:
+		return waited >= goneDetourAfter
+	}
+	return waited >= w.after
+}
+
+// next is how long to wait before due is asked again.
+func (w *detourWait) next() time.Duration {
+	if left := goneDetourAfter - time.Since(w.began); left > 0 && w.tried == 0 {
+		return left
+	}
+	return w.after
 }
 
 type connectedKey struct{}

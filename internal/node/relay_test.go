@@ -289,7 +289,7 @@ func TestReachOfOneThatIsGone(t *testing.T) {
 	n.detours[nobody] = detour{via: leader.Server(), at: time.Now()}
 	n.mu.Unlock()
 	began := time.Now()
-	c, _, err := n.reach(t.Context(), nobody, noHandler{}, detourAfter)
+	c, _, err := n.reach(t.Context(), nobody, noHandler{}, detourAfter, nil)
 	if !provesGone(err) || c != nil {
 		t.Errorf("got %v", err)
 	}

@@ -175,7 +175,7 @@ func (w *watch) subscribeAt(ctx context.Context, s *subscription) (err error) {
 	if s.server, err = w.node.findLeader(ctx); err != nil {
 		return err
 	}
-	conn, via, err := w.node.reach(ctx, s.server, watchHandler{s}, detourAfter)
+	conn, via, err := w.node.reach(ctx, s.server, watchHandler{s}, detourAfter, nil)
 	if err != nil {
 		return err
 	}
