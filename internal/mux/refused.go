@@ -44,13 +44,15 @@ func refusalText(r wire.Refusal) string {
 		return "has too many connections"
 	case wire.RefusedMuted:
 		return "takes no streams of this kind now"
+	case wire.RefusedIdentity:
+		return "knows the server that this process claims to be under another name"
 	}
 	return "gave an unknown reason, " + refusalName(r)
 }
 
 // refusalName is a reason in one word, for logs.
 func refusalName(r wire.Refusal) string {
-	names := [...]string{"welcome", "version", "group", "cluster", "target", "busy", "muted"}
+	names := [...]string{"welcome", "version", "group", "cluster", "target", "busy", "muted", "identity"}
 	if int(r) < len(names) {
 		return names[r]
 	}

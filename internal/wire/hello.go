@@ -62,13 +62,14 @@ func DecodeHello(r *Reader) Hello {
 type Refusal uint8
 
 const (
-	Welcomed       Refusal = 0
-	RefusedVersion Refusal = 1
-	RefusedGroup   Refusal = 2
-	RefusedCluster Refusal = 3 // of another cluster
-	RefusedTarget  Refusal = 4 // the server that is wanted is not here
-	RefusedBusy    Refusal = 5 // too many connections
-	RefusedMuted   Refusal = 6 // this kind of stream is not taken now (no Raft here, or a disk that hangs)
+	Welcomed        Refusal = 0
+	RefusedVersion  Refusal = 1
+	RefusedGroup    Refusal = 2
+	RefusedCluster  Refusal = 3 // of another cluster
+	RefusedTarget   Refusal = 4 // the server that is wanted is not here
+	RefusedBusy     Refusal = 5 // too many connections
+	RefusedMuted    Refusal = 6 // this kind of stream is not taken now (no Raft here, or a disk that hangs)
+	RefusedIdentity Refusal = 7 // another identity: the server that the sender claims to be has another name
 )
 
 // Welcome answers a Hello.
