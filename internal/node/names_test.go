@@ -111,24 +111,28 @@ func TestStreamOfAStranger(t *testing.T) {
 	open := func() (conn, far net.Conn) {
 		near, far := net.Pipe()
 		t.Cleanup(func() { near.Close(); far.Close() })
+		limit := time.Now().Add(10 * time.Second)
+		if err := errors.Join(near.SetDeadline(limit), far.SetDeadline(limit)); err != nil {
+			t.Fatal(err)
+		}
 		return s.stream(near, wire.UUID{2}, "web-1"), far
 	}
 	buf := make([]byte, 8)
 	reads, readFar := open()
 	writes, writeFar := open()
 	for range 2 { // welcome so far
-		go func() { readFar.Write([]byte("hello")) }() // ends with the pipe
+		go func() { _, _ = readFar.Write([]byte("hello")) }() // ends with the pipe
 		if got, err := reads.Read(buf); err != nil || string(buf[:got]) != "hello" {
 			t.Fatal(got, err)
 		}
-		go func() { writes.Write([]byte("hello")) }() // ends with the pipe
+		go func() { _, _ = writes.Write([]byte("hello")) }() // ends with the pipe
 		if got, err := writeFar.Read(buf); err != nil || string(buf[:got]) != "hello" {
 			t.Fatal(got, err)
 		}
 	}
 	go func() { // ends with the pipe; Read waits already
 		stranger.Store(&strangerError{name: "web-1", bound: "web-2"})
-		readFar.Write([]byte("hello"))
+		_, _ = readFar.Write([]byte("hello"))
 	}()
 	var got *strangerError
 	if n, err := reads.Read(buf); n != 0 || !errors.As(err, &got) {
