@@ -38,7 +38,7 @@ quiet: ## no election while all processors are busy with other things, for an ho
 	DISTLOCK_QUIET=$${DISTLOCK_QUIET:-1h} .ci/run quiet
 
 REF ?= 4f0aeab
-rolling-versions: ## processes of an earlier commit are replaced one by one by those of the present one, under load; half a minute (REF=… for another commit than the last whose log has format 1; 28dcb39 is the last with format 2)
+rolling-versions: ## processes of an earlier commit are replaced one by one by those of the present one, under load; half a minute (REF=… for another commit than the last whose log has format 1; 28dcb39 is the last with format 2, ded3fad with format 3)
 	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'exit 130' INT TERM; \
 	git archive --format=tar -o "$$dir/old.tar" $(REF); mkdir "$$dir/old"; tar -x -f "$$dir/old.tar" -C "$$dir/old"; \
 	go -C "$$dir/old" test -c -o "$$dir/old-member" ./internal/proctest; \

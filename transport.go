@@ -86,6 +86,11 @@ func (t *transport) openDir(s *settings) (err error) {
 		return fmt.Errorf("%w Config.DataDir %q: it belongs to group %q and Config.Group is %q; use another directory or that group",
 			ErrInvalid, s.DataDir, t.identity.Group, s.Group)
 	}
+	if s.namesProven() {
+		if err := t.identity.CheckName(s.DataDir, s.Name); err != nil {
+			return fmt.Errorf("%w Config.DataDir: %w", ErrInvalid, err)
+		}
+	}
 	if err := t.identity.CheckLog(s.DataDir); err != nil {
 		return fmt.Errorf("Config.DataDir: %w", err)
 	}
@@ -131,11 +136,14 @@ func (t *transport) nodeConfig(s *settings, env surroundings, failed func(error)
 		Name: s.Name, Group: s.Group, Instance: wire.NewUUID(), Addr: s.Advertise, Proof: proof,
 		Listener: t.listener, Packets: t.packets, Dial: env.network.Dial, Credentials: s.credentials,
 		Dir: s.DataDir, Identity: id,
-		Expect: s.Expect, Voters: s.Voters, MayVote: !s.NoVote,
+		Expect: s.Expect, Voters: s.Voters, MayVote: !s.NoVote, NamesProven: s.namesProven(),
 		Alone: len(s.Peers) == 0 && s.Discover == nil, Loopback: isLoopback(t.listener.Addr()),
 		SelfAddr: dialable(t.listener.Addr()), Seeds: seeds(s, env.names), Resolver: env.names, Logger: s.Logger, Hooks: env.hooks, Failed: failed,
 	}
 }
+
+// namesProven says that certificates of a PKI prove names: those that come of a Secret are each process's own word.
+func (s *settings) namesProven() bool { return s.TLS != nil }
 
 func isLoopback(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)

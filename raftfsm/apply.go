@@ -82,6 +82,10 @@ func (m *machine) command(c Command) Reply {
 		return m.depart(c)
 	case EndDepart:
 		return m.endDepart(c)
+	case Bind:
+		return m.bind(c)
+	case Unbind:
+		return m.unbind(c)
 	}
 	return Reply{Code: wire.CodeInvalid, Text: fmt.Sprintf("unknown command %T", c)} // decoding lets none through
 }

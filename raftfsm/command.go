@@ -32,7 +32,8 @@ type Entry struct {
 	Commands []Command
 }
 
-// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence, Noop, Dissolve, Time, Depart and EndDepart.
+// Command is one of Ops, Create, Close, Expire, Found, Confirm, EndSilence, Noop, Dissolve, Time, Depart, EndDepart, Bind
+// and Unbind.
 type Command interface {
 	encode(w *wire.Writer)
 }
@@ -51,6 +52,8 @@ const (
 	numTime       = 10 // since version 2
 	numDepart     = 11 // since version 3
 	numEndDepart  = 12
+	numBind       = 13 // since version 4
+	numUnbind     = 14
 )
 
 type (
@@ -110,6 +113,20 @@ type (
 	EndDepart struct {
 		Server   wire.UUID
 		At, Term uint64
+	}
+
+	// Bind binds Server, which is to have a seat or has one, to the name that a certificate proves: before it is in the configuration, or as
+	// soon as it can be. Reply: CodeOK, also when it is bound to that name, CodeHeld when it is bound to another, CodeLimit, CodeInvalid.
+	Bind struct {
+		Server wire.UUID
+		Name   string
+	}
+
+	// Unbind forgets what Server, which has left the configuration, is bound to, unless Term, in which that was seen, is over: then, and
+	// when it is bound to nothing, CodeStale.
+	Unbind struct {
+		Server wire.UUID
+		Term   uint64
 	}
 
 	// Noop does nothing. That it commits proves that its proposer leads.
@@ -201,6 +218,20 @@ func (c EndDepart) encode(w *wire.Writer) {
 	w.Uint(c.Term)
 }
 
+func (c Bind) encode(w *wire.Writer) {
+	w.Array(3)
+	w.Uint(numBind)
+	w.UUID(c.Server)
+	w.String(c.Name)
+}
+
+func (c Unbind) encode(w *wire.Writer) {
+	w.Array(3)
+	w.Uint(numUnbind)
+	w.UUID(c.Server)
+	w.Uint(c.Term)
+}
+
 func (c Noop) encode(w *wire.Writer) {
 	w.Array(1)
 	w.Uint(numNoop)
@@ -277,6 +308,8 @@ func versionOf(c Command) uint64 {
 		return 2
 	case Depart, EndDepart:
 		return 3
+	case Bind, Unbind:
+		return 4
 	}
 	return 1
 }
@@ -313,6 +346,10 @@ func decodeCommand(r *wire.Reader) Command {
 		want, c = 2, Depart{Server: r.UUID()}
 	case numEndDepart:
 		want, c = 4, EndDepart{Server: r.UUID(), At: r.Uint(), Term: r.Uint()}
+	case numBind:
+		want, c = 3, Bind{Server: r.UUID(), Name: r.String(wire.MaxName)}
+	case numUnbind:
+		want, c = 3, Unbind{Server: r.UUID(), Term: r.Uint()}
 	default:
 		r.Fail("unknown command %d", num)
 	}

@@ -39,7 +39,7 @@ func checkAllocation(t testing.TB, n int, decode func()) {
 // does to that must survive a snapshot.
 func FuzzEntry(f *testing.F) {
 	f.Add(everyCommand().Encode())
-	for _, c := range slices.Concat(everyCommand().Commands, everyOther().Commands) {
+	for _, c := range slices.Concat(everyCommand().Commands, everyOther().Commands, everyDepart().Commands, everyBind().Commands) {
 		f.Add(Entry{Version: versionOf(c), Term: 1, Wall: -1, Commands: []Command{c}}.Encode())
 	}
 	for _, e := range everyOps(f) {
@@ -49,6 +49,9 @@ func FuzzEntry(f *testing.F) {
 		Ops{Session: 1, Ops: []wire.Op{finish(1), {Kind: wire.OpConfirm, Seq: 2}, {Kind: wire.OpForget, Seq: 3}, acquire(wire.MaxSeq, "a")}},
 		Ops{Session: 2, Ops: []wire.Op{finish(3), {Kind: wire.OpForce, Seq: 4, Key: "a"}, finish(wire.MaxSeq)}},
 		Close{Session: 3}, Expire{Session: 2, Term: 1, Seen: 1}, Expire{Session: 1, Term: 1, Seen: 1},
+	}}.Encode())
+	f.Add(Entry{Version: Version, Term: 1, Commands: []Command{ // of those that are bound in the state
+		Bind{Server: id("p1"), Name: "web-2"}, Unbind{Server: id("p1"), Term: 1}, Bind{Server: id("p1"), Name: "web-2"}, Unbind{Server: id("p2"), Term: 1},
 	}}.Encode())
 	f.Add(Entry{Version: Version + 1}.Encode())
 	f.Add([]byte{0x94, 1, 1, 1, 0xdd, 0x00, 0xff, 0xff, 0xff})

@@ -11,11 +11,7 @@ import (
 // How the state's items are written to a snapshot, and how a state is built of them.
 
 func (s *state) encodeHeader(w *wire.Writer) {
-	if s.format < 3 {
-		w.Array(headerFields)
-	} else {
-		w.Array(headerFields + 2)
-	}
+	w.Array(headerFields(s.format))
 	w.Uint(s.format)
 	w.Uint(s.index)
 	w.Uint(s.term)
@@ -41,10 +37,21 @@ func (s *state) encodeHeader(w *wire.Writer) {
 		w.UUID(s.slot.server)
 		w.Uint(s.slot.at)
 	}
+	if s.format >= 4 {
+		encodeBindings(w, s.bindings)
+	}
 }
 
-// headerFields are those of formats 1 and 2; format 3 has the leaving slot as well.
-const headerFields = 21
+// headerFields says how many a format has: format 3 has the leaving slot beside those of the first, format 4 the bindings as well.
+func headerFields(format uint64) int {
+	switch {
+	case format < 3:
+		return 21
+	case format == 3:
+		return 23
+	}
+	return 24
+}
 
 func encodeUUIDs(w *wire.Writer, ids []wire.UUID) {
 	w.Array(len(ids))
@@ -183,7 +190,7 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 		return header{}, r.Err()
 	case version > Version:
 		return header{}, versionError("snapshot", version)
-	case version == 0 || version < 3 && n != headerFields || version >= 3 && n != headerFields+2:
+	case version == 0 || n != headerFields(version):
 		r.Fail("header of version %d with %d fields", version, n)
 	}
 	l.format = version
@@ -207,6 +214,9 @@ func (l *loader) header(r *wire.Reader) (header, error) {
 	h := header{sessions: number(r, MaxSessions), gaps: number(r, math.MaxInt32), requests: number(r, math.MaxInt32)}
 	if version >= 3 {
 		l.slot = slot{server: r.UUID(), at: r.Uint()}
+	}
+	if version >= 4 {
+		l.bindings = decodeBindings(r)
 	}
 	switch {
 	case l.slot.server.IsZero() != (l.slot.at == 0) || l.slot.at > l.index:

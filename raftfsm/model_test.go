@@ -1,8 +1,10 @@
 package raftfsm
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -21,6 +23,7 @@ type model struct {
 	fence       uint64
 	lastSession uint64
 	dead        []wire.UUID
+	bound       map[wire.UUID]string
 	sessions    map[uint64]*modelSession
 	queue       []*modelRequest // that wait, in the order in which they began to
 	wishes      []*modelRequest // for the end of grants, likewise
@@ -56,7 +59,7 @@ type modelRequest struct {
 }
 
 func newModel(silent bool, fence uint64) *model {
-	return &model{silent: silent, fence: fence, sessions: map[uint64]*modelSession{}}
+	return &model{silent: silent, fence: fence, sessions: map[uint64]*modelSession{}, bound: map[wire.UUID]string{}}
 }
 
 // apply says what e leads to; got is what the machine says.
@@ -106,6 +109,19 @@ func (m *model) command(c Command) Reply {
 			m.time(t)
 		}
 		m.serveAll()
+	case Bind:
+		switch name := m.bound[c.Server]; name {
+		case "":
+			m.bound[c.Server] = c.Name
+		case c.Name:
+		default:
+			return Reply{Code: wire.CodeHeld, Text: fmt.Sprintf("server %v is bound to the name %q", c.Server, name)}
+		}
+	case Unbind:
+		if m.bound[c.Server] == "" || c.Term != m.term {
+			return Reply{Code: wire.CodeStale}
+		}
+		delete(m.bound, c.Server)
 	}
 	return Reply{}
 }
@@ -862,6 +878,10 @@ func (m *model) dump() string {
 	}
 	for _, d := range m.dead {
 		fmt.Fprintf(&out, "dead %s\n", showID(d))
+	}
+	bound := slices.SortedFunc(maps.Keys(m.bound), func(a, b wire.UUID) int { return bytes.Compare(a[:], b[:]) })
+	for _, server := range bound {
+		fmt.Fprintf(&out, "server %s is %q\n", showID(server), m.bound[server])
 	}
 	fmt.Fprintf(&out, "%d keys, %d holders, %d waiters, %d sessions; %d grants, %d releases, %d expirations, fence %d\n",
 		len(m.inUse()), holders, waiters, len(m.sessions), m.grants, m.releases, m.expirations, m.fence)

@@ -147,6 +147,11 @@ func drawTime(t *rapid.T, m *model) Command {
 	return c
 }
 
+// drawServer draws one of few.
+func drawServer(t *rapid.T) wire.UUID {
+	return id(fmt.Sprintf("s%d", rapid.IntRange(1, 3).Draw(t, "server")))
+}
+
 func drawCommand(m *model) func(t *rapid.T) Command {
 	return func(t *rapid.T) Command {
 		switch rapid.IntRange(0, 29).Draw(t, "command") {
@@ -172,6 +177,12 @@ func drawCommand(m *model) func(t *rapid.T) Command {
 			return EndSilence{Term: rapid.Uint64Range(1, 2).Draw(t, "term")}
 		case 6:
 			return Noop{}
+		case 2:
+			server, name := drawServer(t), fmt.Sprintf("web-%d", rapid.IntRange(1, 2).Draw(t, "name"))
+			if rapid.IntRange(0, 2).Draw(t, "leaves") == 0 {
+				return Unbind{Server: server, Term: rapid.Uint64Range(1, 2).Draw(t, "term")}
+			}
+			return Bind{Server: server, Name: name}
 		case 7, 8, 9:
 			return drawTime(t, m)
 		default:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/hashicorp/raft"
@@ -20,6 +21,8 @@ type FSM struct {
 	observe  func(*Result) // set before raft starts
 	restored func(error)   // set before raft starts
 	reader   *wire.Reader  // used by the applying goroutine only
+
+	bindings atomic.Pointer[Bindings] // the state's; written with mu held
 
 	mu     sync.Mutex // guards what follows; held over a whole batch, so a View never stands inside one
 	m      *machine
@@ -100,6 +103,7 @@ func (f *FSM) applyAll(logs []*raft.Log, answers []any) {
 			answers[i] = f.applyOne(l)
 		}
 	}
+	f.bindings.Store(f.m.bindings)
 }
 
 func (f *FSM) applyOne(l *raft.Log) (res *Result) {
@@ -143,6 +147,7 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	} else {
 		f.mu.Lock()
 		f.m, f.view, f.broken = &machine{state: s}, nil, nil
+		f.bindings.Store(s.bindings)
 		f.mu.Unlock()
 	}
 	if f.restored != nil {

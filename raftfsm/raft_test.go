@@ -84,7 +84,7 @@ func TestEntriesThatCannotBeRead(t *testing.T) {
 		{"empty", nil, wire.ErrMalformed, ""},
 		{"no array", []byte{1}, wire.ErrMalformed, ""},
 		{"version 0", Entry{Term: 1}.Encode(), wire.ErrMalformed, "version 0"},
-		{"a later version", future, ErrVersion, "log entry of version 4, this process knows up to 3"},
+		{"a later version", future, ErrVersion, "log entry of version 5, this process knows up to 4"},
 		{"a later version with other fields", append(append([]byte{0x9f}, future[1:]...), make([]byte, 20)...), ErrVersion, "upgrade this process"},
 		{"cut short", good.Encode()[:len(good.Encode())-1], wire.ErrMalformed, ""},
 		{"longer than it is", append(good.Encode(), 0), wire.ErrMalformed, "left over"},

@@ -242,6 +242,10 @@ func (s *script) command(line string) Command {
 		return Expire{Session: a.uint("session"), Term: a.uint("term"), Seen: a.uint("seen")}
 	case "noop":
 		return Noop{}
+	case "bind":
+		return Bind{Server: id(a["server"]), Name: a["name"]}
+	case "unbind":
+		return Unbind{Server: id(a["server"]), Term: a.uint("term")}
 	case "time":
 		return Time{Term: a.uint("term"), Timers: []Timer{{Key: a["key"], Fence: a.uint("fence"), Armed: a.uint("armed"), Left: a.ms("left")}}}
 	}
@@ -438,6 +442,9 @@ func dump(v *View) string {
 	}
 	for _, d := range v.Dead() {
 		fmt.Fprintf(&out, "dead %s\n", showID(d))
+	}
+	for _, b := range v.Bindings().All() {
+		fmt.Fprintf(&out, "server %s is %q\n", showID(b.Server), b.Name)
 	}
 	c := v.Counters()
 	fmt.Fprintf(&out, "%d keys, %d holders, %d waiters, %d sessions; %d grants, %d releases, %d expirations, fence %d\n",

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -103,7 +104,7 @@ func everything(t testing.TB) *FSM {
 		}},
 		Ops{Session: 2, Ops: []wire.Op{{Kind: wire.OpConfirm, Seq: 25}}},
 	)
-	run(Expire{Session: last, Term: 1, Seen: index - 1}, Depart{Server: id("p2")})
+	run(Expire{Session: last, Term: 1, Seen: index - 1}, Depart{Server: id("p2")}, Bind{Server: id("p2"), Name: "web-2"}, Bind{Server: id("p1"), Name: "web-1"})
 	run(Ops{Session: 3, Ops: []wire.Op{asking(23, wire.Ask{Keys: []string{"taken up"}, Detached: 8000, Origin: wire.Origin{Session: last, Seq: 3}, Only: true})}})
 	s := &f.m.state
 	if min(s.gaps.Len(), s.queue.Len(), s.forces.Len(), s.holds.Len(), s.timers.Len(), s.tied.Len(), s.waits.Len(), s.owned.Len(), s.moves.Len()) == 0 || s.sessions.Has(&session{id: last}) {
@@ -190,6 +191,16 @@ func everyOther() Entry {
 	}}
 }
 
+// everyDepart is everyCommand with what came with version 3.
+func everyDepart() Entry {
+	return Entry{Version: 3, Term: 7, Wall: 1_767_323_045_000_000, Commands: []Command{Depart{Server: id("s")}, EndDepart{Server: id("s"), At: 70_000, Term: 7}}}
+}
+
+// everyBind is everyCommand with what came with version 4.
+func everyBind() Entry {
+	return Entry{Version: 4, Term: 7, Wall: 1_767_323_045_000_000, Commands: []Command{Bind{Server: id("s"), Name: "web-1"}, Unbind{Server: id("s"), Term: 7}}}
+}
+
 func TestFormatsStay(t *testing.T) {
 	entry2 := everyOther().Encode()
 	golden(t, "entry-v2.hex", entry2)
@@ -198,13 +209,20 @@ func TestFormatsStay(t *testing.T) {
 	}
 	stays(t, "snapshot-v2.hex")
 
-	entry3 := Entry{Version: 3, Term: 7, Wall: 1_767_323_045_000_000, Commands: []Command{Depart{Server: id("s")}, EndDepart{Server: id("s"), At: 70_000, Term: 7}}}.Encode()
+	entry3 := everyDepart().Encode()
 	golden(t, "entry-v3.hex", entry3)
 	if e, err := DecodeEntry(entry3); err != nil || !bytes.Equal(e.Encode(), entry3) {
 		t.Errorf("%+v, %v", e, err)
 	}
-	golden(t, "snapshot-v3.hex", snapshotOf(t, everything(t).View()))
 	stays(t, "snapshot-v3.hex")
+
+	entry4 := everyBind().Encode()
+	golden(t, "entry-v4.hex", entry4)
+	if e, err := DecodeEntry(entry4); err != nil || !bytes.Equal(e.Encode(), entry4) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	golden(t, "snapshot-v4.hex", snapshotOf(t, everything(t).View()))
+	stays(t, "snapshot-v4.hex")
 
 	entry := everyCommand().Encode()
 	golden(t, "entry-v1.hex", entry)
@@ -462,6 +480,11 @@ func TestSnapshotsThatContradictThemselves(t *testing.T) {
 		{"nobody's from nowhere", nobodys("nobody's", func(r *request) { r.more.origin, r.more.nonce = wire.Origin{}, wire.UUID{} }), "contradict"},
 		{"a slot that nobody took", func(s *state) { s.slot.server = wire.UUID{} }, "leaving slot"},
 		{"a slot taken later", func(s *state) { s.slot.at = s.index + 1 }, "leaving slot"},
+		{"bindings out of order", func(s *state) { slices.Reverse(s.bindings.all) }, "out of order"},
+		{"a server that is bound twice", func(s *state) { s.bindings.all[1].Server = s.bindings.all[0].Server }, "out of order"},
+		{"nobody is bound", func(s *state) { s.bindings.all[0].Server = wire.UUID{} }, "out of order"},
+		{"bound to nothing", func(s *state) { s.bindings.all[0].Name = "" }, "out of order"},
+		{"more bindings than there may be", func(s *state) { s.bindings = manyBindings(MaxBindings + 1) }, "64"},
 		{"open and dissolved", func(s *state) { s.dissolved = true }, "dissolved"},
 	} {
 		_, err := restoreOf(snapshotWith(t, c.change))
@@ -469,6 +492,14 @@ func TestSnapshotsThatContradictThemselves(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
+}
+
+func manyBindings(n int) *Bindings {
+	b := &Bindings{}
+	for i := range n {
+		b.all = append(b.all, Binding{wire.UUID{1, byte(i)}, "web"})
+	}
+	return b
 }
 
 // Version 1 had fewer states.
@@ -509,7 +540,7 @@ func TestSnapshotOfALaterVersion(t *testing.T) {
 		t.Fatalf("byte %d of %x is not the version", at, p)
 	}
 	p[at] = Version + 1
-	if _, err := restoreOf(repaired(p)); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "snapshot of version 4") {
+	if _, err := restoreOf(repaired(p)); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "snapshot of version 5") {
 		t.Error(err)
 	}
 }

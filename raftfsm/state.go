@@ -178,7 +178,8 @@ type state struct {
 	lastTicket  uint64
 	dead        []wire.UUID // proven dead, latest last; replaced, never changed in place
 
-	slot slot // of who leaves the cluster; since format 3
+	slot     slot      // of who leaves the cluster; since format 3
+	bindings *Bindings // of servers to names; replaced, never changed in place. Since format 4
 
 	format  uint64 // the greatest version of an entry so far: of snapshots as well
 	holders int    // now, at each of their keys; no cooldowns

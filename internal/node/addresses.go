@@ -72,7 +72,7 @@ func (b *addressBook) find(server wire.UUID, members []gossip.Member) (string, b
 
 // addrOf resolves a server's UUID.
 func (n *Node) addrOf(server wire.UUID) (string, bool) {
-	members := n.gossip.Members()
+	members := n.members()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if server == n.ident.Server {
@@ -134,7 +134,7 @@ func (n *Node) remembered() []string {
 
 // noteAddresses remembers where the servers of this process's cluster are that run Raft.
 func (n *Node) noteAddresses() {
-	members := n.gossip.Members()
+	members := n.members()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ident.Cluster.IsZero() {
@@ -160,7 +160,7 @@ func (n *Node) storeAddresses() {
 	n.mu.Lock()
 	peers := n.addrs.byName()
 	n.mu.Unlock()
-	if maps.Equal(peers, n.stored.Peers) {
+	if maps.Equal(peers, n.stored.Peers) && n.stored.Name == n.cfg.Name {
 		return
 	}
 	ident := n.stored // what it has promised stays as it was stored
@@ -174,6 +174,7 @@ func (n *Node) storeAddresses() {
 
 // store writes the identity. The life loop calls it.
 func (n *Node) store(ident raftlog.Identity) error {
+	ident.Name = n.cfg.Name
 	if err := raftlog.SaveIdentity(n.cfg.Dir, ident); err != nil {
 		return err
 	}

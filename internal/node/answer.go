@@ -44,6 +44,9 @@ func (n *Node) answer(ctx context.Context, from wire.Hello, kind uint8, body []b
 		if err != nil {
 			return nil, err
 		}
+		if err := n.misnamed(from, c.server, c.name); err != nil {
+			return nil, err
+		}
 		return confirmOn(ctx, l, c)
 	case callDepart:
 		server, instance, err := decodeStandingCall(body)

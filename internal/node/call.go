@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/godistlock/distlock/internal/rpc"
@@ -36,24 +35,22 @@ func (n *Node) call(ctx context.Context, server wire.UUID, kind uint8, body []by
 	return c.Call(ctx, kind, body)
 }
 
-// callDirect is call for the leader's questions to those who follow it: whom it can't reach itself it can't send its log to either.
-func (n *Node) callDirect(ctx context.Context, server wire.UUID, kind uint8, body []byte) ([]byte, error) {
-	addr, ok := n.addrOf(server)
-	if !ok {
-		return nil, fmt.Errorf("%w of server %s", errNoAddress, server)
-	}
-	return n.callAddr(ctx, addr, server, kind, body)
-}
-
 // callAddr makes one call to an address; a zero target takes whoever is there.
 func (n *Node) callAddr(ctx context.Context, addr string, target wire.UUID, kind uint8, body []byte) ([]byte, error) {
+	reply, _, err := n.callAt(ctx, addr, target, kind, body)
+	return reply, err
+}
+
+// callAt is callAddr that says who has answered, too.
+func (n *Node) callAt(ctx context.Context, addr string, target wire.UUID, kind uint8, body []byte) ([]byte, wire.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	conn, _, err := n.mux.Dial(ctx, addr, wire.KindCall, target)
+	conn, who, err := n.dial(ctx, addr, wire.KindCall, target)
 	if err != nil {
-		return nil, err
+		return nil, who, err
 	}
 	c := rpc.New(conn, noHandler{}, rpc.Options{})
 	defer c.Close()
-	return c.Call(ctx, kind, body)
+	reply, err := c.Call(ctx, kind, body)
+	return reply, who, err
 }

@@ -132,7 +132,7 @@ func (n *Node) isBack(l *lead, s stay) bool {
 	if l.silentFor(s.server, now) > heardWithin || !l.hasLog(s.server) {
 		return false
 	}
-	for _, m := range n.gossip.Members() {
+	for _, m := range n.members() {
 		if m.Server != s.server || m.State != gossip.Alive || m.Leaving || m.Parting {
 			continue
 		}

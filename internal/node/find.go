@@ -319,7 +319,7 @@ func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, 
 
 // nameOf is what people call a server.
 func (n *Node) nameOf(server wire.UUID) string {
-	for _, m := range n.gossip.Members() {
+	for _, m := range n.members() {
 		if m.Server == server {
 			return m.Name
 		}
@@ -333,7 +333,7 @@ func (n *Node) whoMightLead() []wire.UUID {
 	out := []wire.UUID{leader}
 	cluster := n.clusterID()
 	var voters []wire.UUID
-	for _, m := range n.gossip.Members() {
+	for _, m := range n.members() {
 		if m.Cluster != cluster || m.State == gossip.Failed || m.State == gossip.Left {
 			continue
 		}
@@ -368,7 +368,7 @@ func (n *Node) leaderNews() (wire.UUID, uint64) {
 	cluster := n.clusterID()
 	var leader wire.UUID
 	var term uint64
-	for _, m := range n.gossip.Members() { // one that was succeeded may not know, or have told, yet
+	for _, m := range n.members() { // one that was succeeded may not know, or have told, yet
 		if m.Leader && m.Cluster == cluster && lives(m) && m.Term >= term {
 			leader, term = m.Server, m.Term
 		}

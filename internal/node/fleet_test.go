@@ -28,39 +28,67 @@ func startFleet(t *testing.T, voters int, hooks ...Hooks) fleet {
 // startFleetOn is startFleet with a network, where only the first so many may vote.
 func startFleetOn(t *testing.T, dial func(i int) dialer, mayVote, voters int, hooks ...Hooks) fleet {
 	t.Helper()
+	return startFleetWith(t, len(hooks), func(i int, c *Config) {
+		c.Dial, c.MayVote, c.Voters, c.Hooks = dial(i), i < mayVote, voters, hooks[i]
+	})
+}
+
+// startFleetWith is startFleet with so many nodes of which change says what is special of them.
+func startFleetWith(t *testing.T, count int, change func(i int, c *Config)) fleet {
+	t.Helper()
 	var addrs []string
-	var starts []func() *Node
-	for i, h := range hooks {
-		l, p, err := mux.System().Listen("127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		addrs = append(addrs, addr)
-		starts = append(starts, func() *Node {
-			n, err := Start(Config{
-				Name: string(rune('a' + i)), Group: "g", Instance: wire.NewUUID(), Addr: addr, Listener: l, Packets: p, Dial: dial(i),
-				Expect: len(hooks), Voters: voters, MayVote: i < mayVote, Loopback: true, SelfAddr: addr,
-				Seeds: func(context.Context) ([]string, error) {
-					return slices.DeleteFunc(slices.Clone(addrs), func(a string) bool { return a == addr }), nil
-				},
-				Logger: slog.New(slog.DiscardHandler), Hooks: h, Failed: func(err error) { t.Errorf("%s failed: %v", addr, err) },
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { n.Close() })
-			return n
-		})
-	}
 	var all fleet
+	var starts []func()
+	for i := range count {
+		c := memberConfig(t, string(rune('a'+i)), func() []string { return addrs })
+		c.Expect, c.Voters = count, count
+		change(i, &c)
+		addrs = append(addrs, c.Addr)
+		starts = append(starts, func() { all = append(all, startMember(t, c)) })
+	}
 	for _, start := range starts {
-		all = append(all, start())
+		start()
 	}
 	for _, n := range all {
 		await(t, n, "the cluster is open", n.Open)
 	}
 	return all
+}
+
+// memberConfig is that of one process of a fleet, who finds the others at addrs.
+func memberConfig(t *testing.T, name string, addrs func() []string) Config {
+	t.Helper()
+	l, p, err := mux.System().Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	return Config{
+		Name: name, Group: "g", Instance: wire.NewUUID(), Addr: addr, Listener: l, Packets: p, Dial: mux.System().Dial,
+		Expect: 1, Voters: 1, MayVote: true, Loopback: true, SelfAddr: addr,
+		Seeds: func(context.Context) ([]string, error) {
+			return slices.DeleteFunc(slices.Clone(addrs()), func(a string) bool { return a == addr }), nil
+		},
+		Logger: slog.New(slog.DiscardHandler), Failed: func(err error) { t.Errorf("%s failed: %v", name, err) },
+	}
+}
+
+func startMember(t *testing.T, c Config) *Node {
+	t.Helper()
+	n, err := Start(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+// addrs are those of all.
+func (f fleet) addrs() (out []string) {
+	for _, n := range f {
+		out = append(out, n.cfg.Addr)
+	}
+	return out
 }
 
 // await waits until n's news make is true.

@@ -27,7 +27,7 @@ func (n *Node) allowedFormat(g *group) (allowed uint64, tooOld string) {
 		}
 		seats = append(seats, id)
 	}
-	return formatOfAll(n.ownFormat(), n.raftClusterID(), seats, n.gossip.Members())
+	return formatOfAll(n.ownFormat(), n.raftClusterID(), seats, n.members())
 }
 
 // ownFormat is the greatest version that this process reads.

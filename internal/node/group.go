@@ -39,8 +39,9 @@ const (
 // groupConfig is what one process's part in the Raft group needs.
 type groupConfig struct {
 	server  wire.UUID
-	dir     string  // "" keeps log and snapshots in memory
-	memory  *memory // with no dir: where they are
+	dir     string       // "" keeps log and snapshots in memory
+	memory  *memory      // with no dir: where they are
+	fsm     *raftfsm.FSM // new
 	streams *streamLayer
 	logger  hclog.Logger
 	observe func(*raftfsm.Result)
@@ -76,7 +77,7 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 	if err != nil {
 		return nil, err
 	}
-	g = &group{cfg: cfg, fsm: raftfsm.New(), news: make(chan raft.Observation, 8)}
+	g = &group{cfg: cfg, fsm: cfg.fsm, news: make(chan raft.Observation, 8)}
 	g.store = raftlog.Guard(cfg.hooks.store(store), raftlog.GuardConfig{Name: storeName(cfg.dir), OnPoison: cfg.poison, OnMute: cfg.mute})
 	g.fsm.Observe(g.observe)
 	cache, err := raft.NewLogCache(logCacheEntries, g.store)

@@ -37,6 +37,8 @@ type lead struct {
 	formatMu sync.Mutex              // held over each check of the format and what follows from it; never together with mu
 	allowed  func() (uint64, string) // the greatest format that all members read, and who is too old for a greater one
 
+	asked map[wire.UUID]time.Time // servers, with a seat, whose names were asked for, and when; of the steward only
+
 	mu      sync.Mutex // guards the fields below
 	leases  map[uint64]*lease
 	stay    stay                      // of who has the leaving slot
@@ -61,7 +63,7 @@ func startLead(g *group, term uint64, propose func([]byte) proposal, allowed fun
 		group: g, term: term, logger: logger, allowed: allowed,
 		ready: make(chan struct{}), done: make(chan struct{}),
 		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()),
-		watches: make(map[eventSink]string), leaving: make(map[wire.UUID]gossip.Meta), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
+		watches: make(map[eventSink]string), asked: make(map[wire.UUID]time.Time), leaving: make(map[wire.UUID]gossip.Meta), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
 	}
 	l.batch = newBatcher(term, propose, g.cfg.hooks.wall, l.endAsync)
 	l.began = time.Now()

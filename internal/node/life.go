@@ -106,6 +106,7 @@ func (f *life) run() {
 				f.step(f.view())
 				f.checkSeat()
 				f.checkTwin()
+				f.checkName()
 				f.n.noteAddresses()
 				f.n.storeAddresses()
 				t.Reset(lifeCalm)
@@ -291,7 +292,7 @@ func (n *Node) awaitRaft(voters []wire.UUID) {
 	for _, v := range voters {
 		for v != n.serverID() && ctx.Err() == nil {
 			addr, _ := n.addrOf(v)
-			conn, _, err := n.mux.Dial(ctx, addr, wire.KindRaft, v)
+			conn, _, err := n.dial(ctx, addr, wire.KindRaft, v)
 			if err == nil {
 				conn.Close()
 				break
@@ -340,7 +341,9 @@ func (f *life) stopGroup() error {
 	f.n.group.Store(nil)
 	f.n.setRaftCluster(wire.UUID{})
 	f.n.notify()
-	return g.shutdown()
+	err := g.shutdown()
+	f.n.fsm.Store(nil) // it would get old
+	return err
 }
 
 // join makes this process belong to a cluster that exists. Where a log of it stands here, Raft goes on with it.

@@ -50,6 +50,9 @@ type Config struct {
 	Logger   *slog.Logger
 	Hooks    Hooks
 	Failed   func(error) // the member can't go on (a store failed, …); called at most once, on a goroutine of its own
+
+	// NamesProven says that peers' names are proven by certificates of a PKI, their server IDs are not: see names.go.
+	NamesProven bool
 }
 
 // Node is one process's membership. Safe for concurrent use.
@@ -70,8 +73,9 @@ type Node struct {
 	leaving chan struct{}  // closed when this process begins to give up what it is
 	wg      sync.WaitGroup // all goroutines of this package but a group's own
 
-	group atomic.Pointer[group] // written by the life loop only; nil while this process runs no Raft
-	lead  atomic.Pointer[lead]  // written by the lead loop only; nil while this process does not lead
+	group atomic.Pointer[group]       // written by the life loop only; nil while this process runs no Raft
+	fsm   atomic.Pointer[raftfsm.FSM] // the group's, from before its first stream on; written likewise
+	lead  atomic.Pointer[lead]        // written by the lead loop only; nil while this process does not lead
 
 	stored   raftlog.Identity // as it lies in Dir; of the life loop only
 	storedAt time.Time        // of the life loop only
@@ -227,6 +231,7 @@ func (n *Node) hello(kind wire.Kind, target wire.UUID) wire.Hello {
 
 // admit decides on a stream that another process opened. Raft's must be of this cluster and meant for this very server.
 func (n *Node) admit(h wire.Hello) wire.Welcome {
+	stranger := n.stranger(h.Server, h.Name)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	a := wire.Welcome{
@@ -247,6 +252,8 @@ func (n *Node) admit(h wire.Hello) wire.Welcome {
 		return refuse(wire.RefusedMuted, "this process runs no Raft")
 	case h.Kind == wire.KindRaft && (h.Target.IsZero() || h.Cluster.IsZero() || h.Cluster != n.raftCluster):
 		return refuse(wire.RefusedCluster, "Raft's streams are taken from this cluster only")
+	case h.Kind != wire.KindGossip && stranger != nil: // gossip suggests, it decides nothing
+		return refuse(wire.RefusedIdentity, stranger.Error())
 	case h.Kind == wire.KindCall && n.open && !h.Cluster.IsZero() && h.Cluster != n.ident.Cluster:
 		return refuse(wire.RefusedCluster, "this process is of another cluster")
 	}
@@ -309,11 +316,12 @@ func (n *Node) startGroup(bootstrap bool, voters []wire.UUID, kept *memory) (*gr
 	}
 	server := n.serverID()
 	cfg := groupConfig{
-		server: server, dir: n.cfg.Dir, memory: kept, logger: hclogx.New(n.logger),
-		streams: newStreamLayer(server, n.mux, n.addrOf, n.Changed),
+		server: server, dir: n.cfg.Dir, memory: kept, logger: hclogx.New(n.logger), fsm: raftfsm.New(),
+		streams: newStreamLayer(server, n),
 		observe: n.observe, poison: n.fail, hooks: n.cfg.Hooks,
 		mute: n.mute,
 	}
+	n.fsm.Store(cfg.fsm)
 	g, err := startGroup(cfg, firstConfiguration(bootstrap, voters))
 	if err != nil {
 		return nil, err

@@ -220,7 +220,7 @@ func (n *Node) dialServer(ctx context.Context, server wire.UUID) way {
 	if !ok {
 		return way{err: fmt.Errorf("%w of server %s", errNoAddress, server)}
 	}
-	stream, _, err := n.mux.Dial(ctx, addr, wire.KindCall, server)
+	stream, _, err := n.dial(ctx, addr, wire.KindCall, server)
 	return way{stream: stream, err: err}
 }
 
@@ -275,7 +275,7 @@ func (n *Node) detoursTo(server wire.UUID) (via []wire.UUID, known bool) {
 		known = !last.via.IsZero()
 	}
 	var voters, others []wire.UUID
-	for _, m := range n.gossip.Members() {
+	for _, m := range n.members() {
 		switch {
 		case m.Cluster != cluster || m.Server == self || m.Server == server || m.Leaving || m.State == gossip.Failed || m.State == gossip.Left:
 		case known && m.Server == last.via:

@@ -171,7 +171,7 @@ func (n *Node) askToGo(ctx context.Context, server wire.UUID) error {
 // letGo has the steward take server out of the configuration, and waits until it is.
 func (n *Node) letGo(ctx context.Context, l *lead, server wire.UUID) error {
 	var who gossip.Meta
-	if m, ok := latestRun(server, n.gossip.Members()); ok && lives(m) {
+	if m, ok := latestRun(server, n.members()); ok && lives(m) {
 		who = m.Meta
 	}
 	l.mu.Lock()

@@ -62,6 +62,9 @@ func (p *peerConn) bound() *lead {
 
 // Call answers one call.
 func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byte) ([]byte, error) {
+	if err := p.node.stranger(p.hello.Server, p.hello.Name); err != nil { // it was let in before that was known here
+		return nil, err
+	}
 	r := wire.NewReader(body)
 	switch kind {
 	case callLead:
@@ -82,6 +85,9 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 		l := p.bound()
 		if l == nil {
 			return nil, errNotLeading
+		}
+		if err := p.node.misnamed(p.hello, cs.Server, cs.Name); err != nil {
+			return nil, err
 		}
 		reply, err := l.create(ctx, cs)
 		if err != nil {
@@ -137,6 +143,10 @@ func (p *peerConn) Message(c *rpc.Conn, kind uint8, body []byte) {
 		return
 	}
 	l := p.bound()
+	if err := p.node.stranger(p.hello.Server, p.hello.Name); err != nil {
+		c.Fail(err)
+		return
+	}
 	if l == nil {
 		c.Fail(errUnknownMessage)
 		return

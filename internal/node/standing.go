@@ -90,7 +90,7 @@ func (n *Node) prospects(l *lead) (prospects, error) {
 	for _, s := range roster.Settle(v) {
 		p.then[s.ID] = s.Suffrage
 	}
-	for _, m := range n.gossip.Members() {
+	for _, m := range n.members() {
 		if lives(m) {
 			p.instance[m.Instance] = true
 		}

@@ -49,7 +49,7 @@ func (n *Node) steward(l *lead) {
 			}
 		}
 		l.checkFormat()
-		if err := errors.Join(n.endStay(l), n.tend(l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
+		if err := errors.Join(n.endStay(l), n.tendNames(l), n.tend(l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
 			n.logger.Info("the Raft group is not changed yet; it is tried again", "error", err)
 		}
 	}
@@ -76,7 +76,7 @@ func (n *Node) tend(l *lead) error {
 	var f raft.IndexFuture
 	switch change.Kind {
 	case roster.AddNonvoter:
-		if _, err := n.callDirect(ctx, change.Server, callEnlist, encodeUUID(n.clusterID())); err != nil {
+		if err := n.enlistServer(ctx, l, change.Server); err != nil {
 			l.shun(change.Server)
 			return err
 		}
@@ -116,6 +116,7 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 	state := l.group.fsm.View()
 	v := roster.View{Index: index, Voters: state.Voters(), Standbys: standbys, Leader: n.serverID(), Dead: make(map[wire.UUID]bool)}
 	inConf := make(map[wire.UUID]bool)
+	unnamed := make(map[wire.UUID]bool) // nonvoters that can't be given a vote yet
 	for _, s := range conf.Servers {
 		id, err := wire.ParseUUID(string(s.ID))
 		if err != nil {
@@ -127,12 +128,15 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 		}
 		v.Config = append(v.Config, roster.Server{ID: id, Suffrage: suffrage})
 		inConf[id] = true
+		if suffrage == roster.Nonvoter && n.unnamed(l, id) {
+			unnamed[id] = true
+		}
 	}
 	for _, dead := range state.Dead() {
 		v.Dead[dead] = true
 	}
 	now := time.Now()
-	members := n.gossip.Members()
+	members := n.members()
 	l.formatMu.Lock() // after the members were listed: a check of the format that is not over by now sees all of them
 	v.Format = l.format()
 	l.formatMu.Unlock()
@@ -150,7 +154,7 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 			Durable:  m.Durable,
 			Leaving:  m.Leaving || l.isLeavingLocked(m),
 			Lost:     !alive && inConf[m.Server] && l.silentFor(m.Server, now) >= lostAfter,
-			CaughtUp: l.hasLog(m.Server),
+			CaughtUp: l.hasLog(m.Server) && !unnamed[m.Server],
 			Format:   max(m.Format, 1),
 			Since:    seniority(m),
 		})

@@ -21,6 +21,8 @@ type streamLayer struct {
 	server  wire.UUID
 	mux     *mux.Mux
 	accept  <-chan *mux.Conn
+	dial    func(ctx context.Context, addr string, kind wire.Kind, target wire.UUID) (net.Conn, wire.Welcome, error)
+	judge   func(server wire.UUID, name string) error // of who is at the other side: an error when it must not be heard
 	resolve func(wire.UUID) (string, bool)
 	changed func() <-chan struct{} // closed when resolve may answer something else
 	done    chan struct{}          // closed by Close
@@ -31,9 +33,10 @@ var _ raft.StreamLayer = (*streamLayer)(nil)
 
 var errStreamsClosed = errors.New("raft streams are closed")
 
-func newStreamLayer(server wire.UUID, m *mux.Mux, resolve func(wire.UUID) (string, bool), changed func() <-chan struct{}) *streamLayer {
+func newStreamLayer(server wire.UUID, n *Node) *streamLayer {
 	return &streamLayer{
-		server: server, mux: m, accept: m.Accept(wire.KindRaft), resolve: resolve, changed: changed, done: make(chan struct{}),
+		server: server, mux: n.mux, accept: n.mux.Accept(wire.KindRaft), dial: n.dial, judge: n.stranger, resolve: n.addrOf, changed: n.Changed,
+		done: make(chan struct{}),
 	}
 }
 
@@ -47,14 +50,18 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	conn, err := s.dialLatest(ctx, target, func(ctx context.Context, addr string) (net.Conn, error) {
-		conn, _, err := s.mux.Dial(ctx, addr, wire.KindRaft, target)
-		return conn, err
+	return s.dialLatest(ctx, target, func(ctx context.Context, addr string) (net.Conn, error) {
+		conn, w, err := s.dial(ctx, addr, wire.KindRaft, target)
+		if err != nil {
+			return nil, err
+		}
+		return s.stream(conn, w.Server, w.Name), nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return raftConn{conn}, nil
+}
+
+// stream is conn as Raft is given it.
+func (s *streamLayer) stream(conn net.Conn, server wire.UUID, name string) net.Conn {
+	return raftConn{named{conn, func() error { return s.judge(server, name) }}}
 }
 
 // dialLatest dials target where it is, and anew when it turns out to be elsewhere: an address that is gone may not answer at all, and the
@@ -102,7 +109,7 @@ func (s *streamLayer) Accept() (net.Conn, error) {
 		if !ok {
 			return nil, errStreamsClosed
 		}
-		return raftConn{c}, nil
+		return s.stream(c, c.Hello().Server, c.Hello().Name), nil
 	case <-s.done:
 		return nil, errStreamsClosed
 	}

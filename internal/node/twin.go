@@ -60,7 +60,7 @@ func (n *Node) identityIsFree() bool {
 
 // twins are other processes that gossip hears under this server's UUID, elsewhere. They may be earlier runs of this one, long gone.
 func (n *Node) twins() []gossip.Member {
-	return twinsOf(n.serverID(), n.cfg.Instance, n.cfg.Addr, n.gossip.Members())
+	return twinsOf(n.serverID(), n.cfg.Instance, n.cfg.Addr, n.members())
 }
 
 func twinsOf(server, instance wire.UUID, addr string, members []gossip.Member) (out []gossip.Member) {
@@ -88,7 +88,7 @@ func (n *Node) livingTwin(twins []gossip.Member) (gossip.Member, bool) {
 func (n *Node) confirmTwin(m gossip.Member) bool {
 	ctx, cancel := context.WithTimeout(n.ctx, twinTimeout)
 	defer cancel()
-	conn, welcome, err := n.mux.Dial(ctx, m.Addr, wire.KindCall, m.Server)
+	conn, welcome, err := n.dial(ctx, m.Addr, wire.KindCall, m.Server)
 	if err != nil {
 		return false
 	}

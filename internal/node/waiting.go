@@ -44,7 +44,7 @@ func (n *Node) missingVoters() []string {
 		}
 	}
 	delete(missing, n.serverID())
-	for _, m := range n.gossip.Members() {
+	for _, m := range n.members() {
 		if _, ok := missing[m.Server]; !ok {
 			continue
 		}

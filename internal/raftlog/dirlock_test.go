@@ -151,6 +151,12 @@ func TestIdentity(t *testing.T) {
 	if err := got.CheckGroup(dir, "bank"); err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "shop") {
 		t.Fatal(err)
 	}
+	mustDo(t, got.CheckName(dir, "web-1"))
+	mustDo(t, Identity{}.CheckName(dir, "web-1"))
+	if err := got.CheckName(dir, "web-2"); err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), `"web-1"`) ||
+		!strings.Contains(err.Error(), `"web-2"`) || !strings.Contains(err.Error(), "empty directory") {
+		t.Fatal(err)
+	}
 	// Bounded: the newest refusals and no more peers than fit stay.
 	for i := range 3000 {
 		id.Refused = append(id.Refused, wire.NewUUID())

@@ -50,6 +50,15 @@ func (id Identity) CheckGroup(dir, group string) error {
 	return fmt.Errorf("DataDir %q belongs to group %q, this process to %q: give it another directory, or set Group to %q", dir, id.Group, group, id.Group)
 }
 
+// CheckName answers an error when the directory is another process's, where a server is bound to its name.
+func (id Identity) CheckName(dir, name string) error {
+	if id.Name == "" || id.Name == name { // the first versions stored none
+		return nil
+	}
+	return fmt.Errorf("DataDir %q is that of server %s, which is bound to the name %q, and this process is %q: set Name to %q, or give it an empty directory",
+		dir, id.Server, id.Name, name, id.Name)
+}
+
 // CheckLog answers an error when the log that belongs to the identity is gone from dir. Without it the server must never vote again, and
 // nothing but this would tell: a member that has no log waits for the leader to give it one.
 func (id Identity) CheckLog(dir string) error {

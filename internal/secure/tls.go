@@ -41,12 +41,6 @@ type Credentials struct {
 // GossipKeys are those of gossip's packets, the one to use first; none without a secret.
 func (c *Credentials) GossipKeys() [][]byte { return c.gossip }
 
-// NamesOnly says that certificates prove names and not server IDs: those of a PKI of the user's own.
-func (c *Credentials) NamesOnly() bool {
-	_, own := c.proof.(*pki)
-	return own
-}
-
 // Conn is a stream through its handshake: the peer has a certificate from where it must come.
 type Conn struct {
 	*tls.Conn

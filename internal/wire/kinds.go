@@ -10,8 +10,8 @@ import (
 )
 
 // Format is the version of the log's format. Format 1 knows exclusive locks of one key only, format 2 every operation that there is, format 3
-// the leaving slot.
-const Format = 3
+// the leaving slot, format 4 which servers are bound to which names.
+const Format = 4
 
 // OpFormat is the version that has all operations, which are in this file.
 const OpFormat = 2
