@@ -47,22 +47,23 @@ func TestEntriesOfLargeRequestsAreBounded(t *testing.T) {
 		large = append(large, wire.Op{Kind: wire.OpRequest, Seq: uint64(i + 1), Ask: ask})
 		long = append(long, wire.Op{Kind: wire.OpAcquire, Seq: uint64(wire.MaxOps + i + 1), Key: keys[0]})
 	}
-	l.submit(1, large, &sink)
-	l.submit(1, long, &sink)
 	last := uint64(0)
-	for items := l.batch.take(); len(items) > 0; items = l.batch.take() {
-		entry := l.batch.encode(items)
-		if len(entry) > raftfsm.MaxEntry/2 {
-			t.Errorf("an entry of %d bytes", len(entry))
-		}
-		e, err := raftfsm.DecodeEntry(entry)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range e.Commands {
-			for _, o := range c.(raftfsm.Ops).Ops {
-				if last++; o.Seq != last {
-					t.Fatalf("operation %d where %d belongs", o.Seq, last)
+	for _, ops := range [][]wire.Op{large, long} {
+		l.give(1, ops, &sink)
+		for items := l.batch.take(); len(items) > 0; items = l.batch.take() {
+			entry := l.batch.encode(items)
+			if len(entry) > raftfsm.MaxEntry/2 {
+				t.Errorf("an entry of %d bytes", len(entry))
+			}
+			e, err := raftfsm.DecodeEntry(entry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range e.Commands {
+				for _, o := range c.(raftfsm.Ops).Ops {
+					if last++; o.Seq != last {
+						t.Fatalf("operation %d where %d belongs", o.Seq, last)
+					}
 				}
 			}
 		}

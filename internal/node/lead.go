@@ -272,27 +272,12 @@ func (l *lead) detach(id uint64, sink session.Sink) {
 	}
 }
 
-// submit puts a session's operations into the next entry. Outcomes come through the sink.
-func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink) {
+// submit puts a session's operations into the entries to come, and waits while their lane is full. Outcomes come through the sink.
+func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink, ln *lane) {
 	if l.format() < wire.OpFormat {
-		if ops = l.downToFormat1(id, ops, sink); len(ops) == 0 {
-			return
-		}
+		ops = l.downToFormat1(id, ops, sink)
 	}
-	from, bulk := 0, 0
-	for i := range ops {
-		b := bulkOf(&ops[i])
-		if bulk > 0 && bulk+b > maxBulk {
-			l.submitItem(id, ops[from:i:i], bulk, sink)
-			from, bulk = i, 0
-		}
-		bulk += b
-	}
-	l.submitItem(id, ops[from:], bulk, sink)
-}
-
-func (l *lead) submitItem(id uint64, ops []wire.Op, bulk int, sink session.Sink) {
-	l.batch.add(item{cmd: raftfsm.Ops{Session: id, Ops: ops}, size: len(ops), bulk: bulk, done: func(r raftfsm.Reply, err error) {
+	l.batch.submit(ln, part{session: id, ops: ops, done: func(r raftfsm.Reply, err error) {
 		if err == nil && r.Code == wire.CodeGone {
 			sink.Renewed(id, 0, false)
 		}

@@ -14,6 +14,7 @@ import (
 // through a queue of its own, as it would through a connection, so that the lead never waits for its session nor calls into it.
 type localLink struct {
 	lead *lead
+	lane *lane
 	sink session.Sink
 	done chan struct{} // closed by Close or by the end of the lead
 	once sync.Once
@@ -35,6 +36,7 @@ func newLocalLink(l *lead, sink session.Sink) (*localLink, bool) {
 	if !l.whenOver(k, k.finish) {
 		return nil, false
 	}
+	k.lane = l.batch.newLane(k.done)
 	k.wg.Add(1)
 	go k.deliver() // ends with done
 	return k, true
@@ -99,7 +101,7 @@ func (k *localLink) Submit(id uint64, ops []wire.Op) error {
 	if err := k.over(); err != nil {
 		return err
 	}
-	k.lead.submit(id, ops, k)
+	k.lead.submit(id, ops, k, k.lane)
 	return nil
 }
 

@@ -44,6 +44,7 @@ type peerConn struct {
 	mu       sync.Mutex // guards the fields below
 	conn     *rpc.Conn
 	lead     *lead // what callLead bound this connection to
+	lane     *lane // of lead; its operations
 	sessions []uint64
 	watching *peerWatch // what callWatch made of this connection
 	relayed  bool       // callVia was called
@@ -55,9 +56,14 @@ var (
 )
 
 func (p *peerConn) bound() *lead {
+	l, _ := p.boundLane()
+	return l
+}
+
+func (p *peerConn) boundLane() (*lead, *lane) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.lead
+	return p.lead, p.lane
 }
 
 // Call answers one call.
@@ -120,6 +126,9 @@ func (p *peerConn) bind(ctx context.Context, c *rpc.Conn) (leadReply, error) {
 	if p.lead != nil && p.lead != l {
 		return leadReply{}, fmt.Errorf("%w: this connection was to a lead that is over", errNotLeading)
 	}
+	if p.lead == nil {
+		p.lane = l.batch.newLane(c.Done())
+	}
 	p.conn, p.lead = c, l
 	if !l.whenOver(p, func() { _ = c.Send(msgOver, nil) }) { // an error means that the connection is gone, which says the same
 		return leadReply{}, errNotLeading
@@ -132,7 +141,7 @@ func (p *peerConn) Message(c *rpc.Conn, kind uint8, body []byte) {
 	if kind == msgTaken && p.taken() {
 		return
 	}
-	l := p.bound()
+	l, ln := p.boundLane()
 	if l == nil {
 		c.Fail(errUnknownMessage)
 		return
@@ -142,7 +151,7 @@ func (p *peerConn) Message(c *rpc.Conn, kind uint8, body []byte) {
 	case msgOps:
 		id, ops := r.Uint(), wire.DecodeOps(r)
 		if r.End() == nil {
-			l.submit(id, ops, p)
+			l.submit(id, ops, p, ln) // while that waits nothing is read: who asks for too much is held back by TCP
 			return
 		}
 	case msgRenew:
