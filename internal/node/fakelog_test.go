@@ -164,3 +164,13 @@ func (s *fakeSink) got() (renewed []bool, outs []wire.Outcome) {
 func (l *lead) give(id uint64, ops []wire.Op, sink session.Sink) {
 	l.submit(id, ops, sink, l.batch.newLane(nil))
 }
+
+// commitOne commits the entry that came first.
+func (f *fakeLog) commitOne() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rest := f.waiting[1:]
+	f.waiting = f.waiting[:1]
+	f.commitLocked()
+	f.waiting = rest
+}

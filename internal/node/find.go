@@ -213,6 +213,7 @@ func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, 
 	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter); err != nil {
 		return nil, wire.UUID{}, err
 	}
+	k.pacer = newPacer(askToPace(k.conn))
 	ours := wire.NewWriter()
 	ours.Uint(wire.Format)
 	body, err := k.conn.Call(ctx, callLead, ours.Bytes())

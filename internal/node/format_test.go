@@ -285,6 +285,7 @@ func TestAnOldLeaderIsSentWhatItKnows(t *testing.T) {
 	var sink fakeSink
 	k := &remoteLink{name: "web-1", sink: &sink, done: make(chan struct{})}
 	k.conn = rpc.New(here, k, rpc.Options{})
+	k.pacer = newPacer(askToPace(k.conn))
 	defer k.Close()
 	defer rpc.New(there, old, rpc.Options{}).Close()
 	err := k.Submit(1, []wire.Op{

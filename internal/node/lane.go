@@ -30,7 +30,7 @@ type lane struct {
 	credit int           // what its last turns left, or took too much
 	listed bool          // it is among batch.turns
 	active int64         // the period in which something came last
-	taken  uint64        // operations that have gone into entries
+	taken  uint64        // operations that came and have gone into entries, or need none
 	moved  chan struct{} // closed when something has; nil while nobody waits for that
 }
 
@@ -91,6 +91,14 @@ func (b *batcher) submit(ln *lane, p part) {
 	b.due = true
 	b.mu.Unlock()
 	hint(b.wake)
+}
+
+// pass counts operations that need no entry.
+func (b *batcher) pass(ln *lane, ops int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ln.taken += uint64(ops)
+	ln.move()
 }
 
 // hasRoom says whether c may be queued on ln. An empty lane takes whatever one message holds.

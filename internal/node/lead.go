@@ -275,7 +275,9 @@ func (l *lead) detach(id uint64, sink session.Sink) {
 // submit puts a session's operations into the entries to come, and waits while their lane is full. Outcomes come through the sink.
 func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink, ln *lane) {
 	if l.format() < wire.OpFormat {
+		all := len(ops)
 		ops = l.downToFormat1(id, ops, sink)
+		l.batch.pass(ln, all-len(ops))
 	}
 	l.batch.submit(ln, part{session: id, ops: ops, done: func(r raftfsm.Reply, err error) {
 		if err == nil && r.Code == wire.CodeGone {

@@ -148,6 +148,7 @@ type remoteLink struct {
 	term   uint64    // in which it said that it leads
 	format uint64    // of the log, which it reads; 0: it is too old to say
 	conn   *rpc.Conn
+	pacer  *pacer
 	sink   session.Sink
 	done   chan struct{}
 	once   sync.Once
@@ -213,6 +214,7 @@ func (k *remoteLink) Submit(id uint64, ops []wire.Op) error {
 			return nil
 		}
 	}
+	k.pacer.admit(ops)
 	w := wire.NewWriter()
 	w.Uint(id)
 	wire.EncodeOps(w, ops)
@@ -238,4 +240,5 @@ func (k *remoteLink) Done() <-chan struct{} { return k.done }
 func (k *remoteLink) Close() {
 	k.finish()
 	k.conn.Close()
+	k.pacer.stop()
 }

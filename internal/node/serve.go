@@ -25,6 +25,7 @@ const (
 	callDepart       uint8 = 27 // a voter that wants to leave asks for the leaving slot
 	callStanding     uint8 = 26 // a server and its run -> its place in the Raft group, and what of that is about to change
 	callWatch        uint8 = 22 // a prefix -> the term of the lead; binds the connection to this watch
+	callPace         uint8 = 28 // operations sent so far -> how many may be on their way, once those have gone into entries
 	callVia          uint8 = 25 // a server; from then on the connection is one to that server
 	msgAttach        uint8 = 16 // session
 	msgOps           uint8 = 17 // session, ops
@@ -107,6 +108,8 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 		return nil, l.closeSession(ctx, id)
 	case callWatch:
 		return p.watch(ctx, c, body)
+	case callPace:
+		return p.pace(ctx, body)
 	case callVia:
 		return p.relay(ctx, c, body)
 	default:
