@@ -23,8 +23,9 @@ const (
 )
 
 // flood measures what two members with little to do notice of a third that asks for as much as it can, in a cluster in memory: there the disk
-// doesn't hide it. Members share this machine's processors, which a flooding one uses up as well: what its processor time alone does to the
-// others is measured beside it, by a third member that computes.
+// doesn't hide it. All share this machine's processors, which a flooding one uses up as well: where it follows it gets only what the others leave,
+// as if it were on a machine of its own. Where it leads that would slow all of them down; what its processor time alone does is measured
+// beside, by a third member that computes.
 func (b *bench) flood(ctx context.Context) error {
 	f, err := b.startFleet(ctx, storeMemory, partFlood)
 	if err != nil {
@@ -54,6 +55,11 @@ func (b *bench) floodOf(ctx context.Context, f *fleet, from string) (rows [][]st
 		}
 		b.note("flood: the %s %s", from, third)
 		at := place(from, leader)
+		if at != leader {
+			if _, err := f.procs[at].call(ctx, command{Do: doBehind}); err != nil {
+				return nil, err
+			}
+		}
 		rates, err := b.besideThird(ctx, f, at, third)
 		if err != nil {
 			return nil, err

@@ -67,6 +67,8 @@ func (m *member) obey(c command) answer {
 		a.Load, err = m.load(ctx, c.Load)
 	case doSpin:
 		spin(c.Load)
+	case doBehind:
+		err = stepBehind()
 	case doHold:
 		err = m.hold(ctx, c.Load)
 	case doFree:

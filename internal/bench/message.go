@@ -17,6 +17,7 @@ const (
 	doPair    = "pair"    // lock and unlock Key; Took is the lock, the slowest if there are many members
 	doLoad    = "load"    // Load
 	doSpin    = "spin"    // compute for as long as Load says
+	doBehind  = "behind"  // take only what processor time the others leave
 	doHold    = "hold"    // Load: lock Keys keys and keep them
 	doFree    = "free"    // unlock them
 	doLost    = "lost"    // Lost: how many of them are gone
