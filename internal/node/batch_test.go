@@ -34,7 +34,7 @@ func TestEntriesOfManyCreationsAreBounded(t *testing.T) {
 
 // Requests of the greatest size, in messages as large as can be: what goes into an entry can be read, in the order in which it came.
 func TestEntriesOfLargeRequestsAreBounded(t *testing.T) {
-	l := &lead{batch: newBatcher(1, nil, time.Now, nil)}
+	l := &lead{batch: newBatcher(1, nil, time.Now, nil), group: &group{fsm: raftfsm.New()}, bounds: defaultBounds}
 	l.batch.format.Store(wire.Format)
 	var sink fakeSink
 	keys := make([]string, wire.MaxKeys)

@@ -24,6 +24,7 @@ type lead struct {
 	term   uint64
 	logger *slog.Logger
 	batch  *batcher
+	bounds bounds
 	ready  chan struct{} // closed once an entry of this term has committed: from then on the state holds all that was ever committed
 	done   chan struct{} // closed by end
 	began  time.Time
@@ -58,7 +59,7 @@ type lease struct {
 
 func startLead(g *group, term uint64, propose func([]byte) proposal, allowed func() (uint64, string), logger *slog.Logger) *lead {
 	l := &lead{
-		group: g, term: term, logger: logger, allowed: allowed,
+		group: g, term: term, logger: logger, allowed: allowed, bounds: defaultBounds,
 		ready: make(chan struct{}), done: make(chan struct{}),
 		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()),
 		watches: make(map[eventSink]string), leaving: make(map[wire.UUID]gossip.Meta), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
@@ -277,6 +278,11 @@ func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink, ln *lane) {
 	if l.format() < wire.OpFormat {
 		all := len(ops)
 		ops = l.downToFormat1(id, ops, sink)
+		l.batch.pass(ln, all-len(ops))
+	}
+	if full := l.bounds.full(l.group.fsm.Size()); full != (fullness{}) {
+		all := len(ops)
+		ops = l.withinBounds(id, ops, sink, full)
 		l.batch.pass(ln, all-len(ops))
 	}
 	l.batch.submit(ln, part{session: id, ops: ops, done: func(r raftfsm.Reply, err error) {
