@@ -145,15 +145,18 @@ func TestTurnsCountBytes(t *testing.T) {
 	if heavy := n[1] * per; heavy > n[2]+per || n[1] < 10 {
 		t.Errorf("%d operations that count for %d each, and %d small ones", n[1], per, n[2])
 	}
-	// Alone, and in debt for the last one that it had: there is no empty entry.
+	// Many who have all had more than their turn: there is no empty entry.
 	c := idleBatcher()
-	debt, other := c.newLane(nil), c.newLane(nil)
-	fill(other, 2, 1)
-	c.submit(debt, part{session: 1, ops: large[:3], done: func(raftfsm.Reply, error) {}})
-	for i := range 3 {
-		if n := bySession(c.take()); n[1] != 1 {
-			t.Fatalf("entry %d has %d large operations", i+1, n[1])
+	const lanes = 1000
+	for range lanes {
+		c.submit(c.newLane(nil), part{session: 1, ops: large[:2], done: func(raftfsm.Reply, error) {}})
+	}
+	for total := 0; total < 2*lanes; {
+		n := bySession(c.take())
+		if n[1] == 0 || n[1] > maxBatchOps/per+1 {
+			t.Fatalf("after %d large operations an entry of %d", total, n[1])
 		}
+		total += n[1]
 	}
 }
 
@@ -161,6 +164,9 @@ func TestTurnsCountBytes(t *testing.T) {
 func TestRenewalsPassOperations(t *testing.T) {
 	b := idleBatcher()
 	fill(b.newLane(nil), 1, maxLane)
+	for range 2 * maxBatchOps {
+		b.add(item{cmd: raftfsm.Ops{Session: 2}})
+	}
 	for range 50 {
 		b.add(item{patient: true})
 	}
