@@ -3,6 +3,7 @@ package node
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,9 +254,9 @@ func TestTheEndOfALeadEndsItsLanes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := idleBatcher()
 		ln := b.newLane(nil)
-		told := 0
+		var told atomic.Int32
 		p := partOf(1, 1, maxLane)
-		p.done = func(raftfsm.Reply, error) { told++ }
+		p.done = func(raftfsm.Reply, error) { told.Add(1) }
 		b.submit(ln, p)
 		waits, done := submits(ln, p)
 		if !waits {
@@ -264,8 +265,8 @@ func TestTheEndOfALeadEndsItsLanes(t *testing.T) {
 		b.close()
 		<-done
 		b.submit(ln, p)
-		if told != 3 {
-			t.Errorf("%d of 3 were told", told)
+		if n := told.Load(); n != 3 {
+			t.Errorf("%d of 3 were told", n)
 		}
 	})
 }
