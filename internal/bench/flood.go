@@ -27,20 +27,17 @@ const (
 // as if it were on a machine of its own. Where it leads that would slow all of them down; what its processor time alone does is measured
 // beside, by a third member that computes.
 func (b *bench) flood(ctx context.Context) error {
-	f, err := b.startFleet(ctx, storeMemory, partFlood)
-	if err != nil {
-		return err
-	}
 	rows := [][]string{{"the third", "is", "of the flood, pairs/s", "member", "pairs/s", "Lock p50", "Lock p99", "p99 to that beside nothing", "to that beside one that spins"}}
 	for _, from := range b.from {
-		more, ferr := b.floodOf(ctx, f, from)
-		if err = ferr; err != nil {
-			break
+		f, err := b.startFleet(ctx, storeMemory, partFlood+"-"+from) // each its own: who has stepped behind stays there
+		if err != nil {
+			return err
+		}
+		more, err := b.floodOf(ctx, f, from)
+		if err := errors.Join(err, f.end()); err != nil {
+			return err
 		}
 		rows = append(rows, more...)
-	}
-	if err := errors.Join(err, f.end()); err != nil {
-		return err
 	}
 	writeTable(b.out, fmt.Sprintf("Two members of %d callers beside a third of %d", ordinaryCallers, b.flooders), rows)
 	return nil
