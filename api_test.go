@@ -100,7 +100,7 @@ var (
 	_ = distlock.Config{
 		Name: "", Bind: "", Advertise: "", Peers: []string(nil), Discover: (func(context.Context) ([]string, error))(nil), Group: "",
 		Expect: int(0), Voters: int(0), NoVote: false, DataDir: "", Secret: "", Secrets: []string(nil), TLS: (*tls.Config)(nil),
-		Insecure: false, SessionTTL: time.Duration(0), JoinTimeout: time.Duration(0), Logger: (*slog.Logger)(nil),
+		Insecure: false, SessionTTL: time.Duration(0), JoinTimeout: time.Duration(0), MaxPending: int(0), Logger: (*slog.Logger)(nil),
 	}
 	_ = distlock.Status{Name: "", Addr: "", Role: distlock.Voter, Leader: "", Ready: false, Members: []distlock.Member(nil)}
 	_ = distlock.Member{Name: "", Addr: "", Role: distlock.Client, Leader: false, State: distlock.Alive}

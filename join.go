@@ -50,6 +50,7 @@ func (c *Cluster) openSession(ctx context.Context, nc node.Config, env surroundi
 		defer close(opened)
 		c.sessions, err = session.Open(ctx, session.Config{
 			Connect: c.node.Link, Clock: env.clock, TTL: c.settings.SessionTTL, Name: c.settings.Name, Logger: c.settings.Logger,
+			MaxPending: c.settings.MaxPending,
 			Create: func(nonce wire.UUID, previous uint64) wire.CreateSession {
 				return wire.CreateSession{
 					Nonce: nonce, Name: c.settings.Name, Server: c.node.Server(), Instance: nc.Instance,

@@ -102,6 +102,10 @@ type Config struct {
 	SessionTTL time.Duration
 	// JoinTimeout bounds Join. Own; the default is 30s.
 	JoinTimeout time.Duration
+	// MaxPending is how many calls of this process may wait for an answer at a time: locks that wait, and unlocks that are under way; locks that
+	// are held don't count. More locks answer ErrLimit at once, unlocks never do. Own; from 1 to 262,144, which is the default. Each costs this process
+	// about 500 bytes, and one that waits for its key about as much on every voter and standby.
+	MaxPending int
 	// Logger gets what there is to say. Own; the default is to say nothing. Nothing is printed elsewhere.
 	Logger *slog.Logger
 }
@@ -114,6 +118,7 @@ const (
 	defaultVoters      = 3
 	defaultSessionTTL  = 10 * time.Second
 	defaultJoinTimeout = 30 * time.Second
+	defaultMaxPending  = session.MaxOutstanding // and the most
 
 	minSessionTTL = 2 * time.Second
 	maxSessionTTL = 60 * time.Second
@@ -131,6 +136,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Voters, defaultVoters)
 	setDefault(&c.SessionTTL, defaultSessionTTL)
 	setDefault(&c.JoinTimeout, defaultJoinTimeout)
+	setDefault(&c.MaxPending, defaultMaxPending)
 	if len(c.Peers) == 0 && c.Discover == nil {
 		setDefault(&c.Expect, 1)
 	}
@@ -166,6 +172,7 @@ func (c Config) settleOn(ctx context.Context, m address.Machine) (*settings, err
 	s.settleName(&f)
 	s.settleAddresses(ctx, &f, m)
 	s.checkNumbers(&f)
+	s.checkPending(&f)
 	s.settleSecrets(&f)
 	if err := f.Err(); err != nil {
 		return nil, err
@@ -256,6 +263,12 @@ func (s *settings) checkNumbers(f *fault.List) {
 	}
 	if s.JoinTimeout < 0 {
 		f.Invalid("Config.JoinTimeout", s.JoinTimeout, "a time cannot be negative; leave it out for %v", defaultJoinTimeout)
+	}
+}
+
+func (s *settings) checkPending(f *fault.List) {
+	if s.MaxPending < 1 || s.MaxPending > defaultMaxPending {
+		f.Invalid("Config.MaxPending", s.MaxPending, "it must be from 1 to %d; leave it out for %d", defaultMaxPending, defaultMaxPending)
 	}
 }
 

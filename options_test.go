@@ -45,7 +45,7 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	s.bound(7950)
 	if s.Bind != "127.0.0.1:7950" || s.Advertise != "127.0.0.1:7950" || s.Group != "distlock" || s.Expect != 1 || s.Voters != 3 ||
-		s.SessionTTL != 10*time.Second || s.JoinTimeout != 30*time.Second || s.Logger == nil || !strings.HasSuffix(s.Name, ":7950") {
+		s.SessionTTL != 10*time.Second || s.JoinTimeout != 30*time.Second || s.MaxPending != 262_144 || s.Logger == nil || !strings.HasSuffix(s.Name, ":7950") {
 		t.Errorf("defaults: %+v", s.Config)
 	}
 	discover := func(context.Context) ([]string, error) { return nil, nil }
@@ -60,7 +60,7 @@ func TestConfigDefaults(t *testing.T) {
 func TestConfigKeeps(t *testing.T) {
 	given := Config{
 		Name: "office 7, Zürich", Bind: "127.0.0.1:0", Advertise: "shop.example:80", Peers: []string{"a:1", "[fd00::1]:2", "_x._tcp.shop"}, Group: "stock", Expect: 5, Voters: 7,
-		NoVote: true, DataDir: "somewhere", Insecure: true, SessionTTL: 2 * time.Second, JoinTimeout: time.Millisecond,
+		NoVote: true, DataDir: "somewhere", Insecure: true, SessionTTL: 2 * time.Second, JoinTimeout: time.Millisecond, MaxPending: 1,
 	}
 	s, err := given.settleOn(t.Context(), office)
 	if err != nil {
@@ -148,6 +148,8 @@ func TestConfigNonsense(t *testing.T) {
 		{Config{SessionTTL: time.Minute + 1}, []string{"Config.SessionTTL", "2s to 1m0s"}},
 		{Config{SessionTTL: -time.Second}, []string{"Config.SessionTTL", "-1s"}},
 		{Config{JoinTimeout: -1}, []string{"Config.JoinTimeout", "-1ns", "negative"}},
+		{Config{MaxPending: -1}, []string{"Config.MaxPending", "-1", "1 to 262144"}},
+		{Config{MaxPending: 262_145}, []string{"Config.MaxPending", "262145", "1 to 262144"}},
 		{Config{Secret: "too short"}, []string{"Config.Secret", "9 characters", "at least 32"}},
 		{Config{Secrets: []string{strings.Repeat("x", 32), ""}}, []string{"Config.Secrets[1]", "0 characters", "at least 32"}},
 	} {

@@ -29,6 +29,8 @@ type FSM struct {
 	view   *View // of the present state; nil when nobody has asked since the last entry
 	broken error
 	watch  bool // see Watch
+
+	waiting, requests, each atomic.Int64 // see Size; each is the bytes of one request
 }
 
 var (
@@ -98,6 +100,7 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 func (f *FSM) applyAll(logs []*raft.Log, answers []any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer f.noteSize()
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
 			answers[i] = f.applyOne(l)
@@ -136,18 +139,21 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if broken != nil {
 		return nil, broken
 	}
-	return &snapshot{f.View()}, nil
+	return &snapshot{f, f.View()}, nil
 }
 
 // Restore replaces the state by a snapshot's, or leaves it as it is and says why.
 func (f *FSM) Restore(rc io.ReadCloser) error {
-	s, err := readSnapshot(rc)
+	in := &counted{Reader: rc}
+	s, err := readSnapshot(in)
 	if err = errors.Join(err, rc.Close()); err != nil {
 		err = fmt.Errorf("restore locks: %w", err)
 	} else {
 		f.mu.Lock()
 		f.m, f.view, f.broken = &machine{state: s}, nil, nil
 		f.bindings.Store(s.bindings)
+		f.noteSize()
+		f.noteSnapshot(s.requests.Len(), in.n)
 		f.mu.Unlock()
 	}
 	if f.restored != nil {
@@ -157,12 +163,17 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 }
 
 // snapshot is a View on its way to raft's snapshot store.
-type snapshot struct{ view *View }
+type snapshot struct {
+	fsm  *FSM
+	view *View
+}
 
 func (s *snapshot) Persist(sink raft.SnapshotSink) error {
-	if err := s.view.WriteSnapshot(sink); err != nil {
+	out := &counted{Writer: sink}
+	if err := s.view.WriteSnapshot(out); err != nil {
 		return errors.Join(fmt.Errorf("save locks: %w", err), sink.Cancel())
 	}
+	s.fsm.noteSnapshot(s.view.s.requests.Len(), out.n)
 	return sink.Close()
 }
 

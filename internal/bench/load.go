@@ -33,7 +33,7 @@ func (m *member) load(ctx context.Context, l *load) (*rate, error) {
 	callers := make([]*caller, l.Callers)
 	var home sync.WaitGroup
 	for i := range callers {
-		c := &caller{cluster: m.cluster, prefix: "order-" + strconv.Itoa(i) + "-", kind: l.Kind, from: from, until: until}
+		c := &caller{cluster: m.cluster, prefix: l.Prefix + "order-" + strconv.Itoa(i) + "-", kind: l.Kind, from: from, until: until}
 		callers[i] = c
 		if l.Pairs > 0 {
 			home.Go(func() { c.err = c.makePairs(ctx, l.Pairs/l.Callers) })

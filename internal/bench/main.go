@@ -44,23 +44,24 @@ func main() {
 
 // options say what is measured, and for how long.
 type options struct {
-	parts   []string
-	stores  []string
-	from    []string
-	callers []int
-	measure time.Duration
-	warm    time.Duration
-	kills   int
-	starts  int
-	idle    time.Duration
-	keys    int
-	sizes   []int
-	swarm   int
-	held    int
-	settle  time.Duration
-	dir     string
-	profile string
-	args    []string // as they were given
+	parts    []string
+	stores   []string
+	from     []string
+	callers  []int
+	measure  time.Duration
+	warm     time.Duration
+	kills    int
+	starts   int
+	idle     time.Duration
+	keys     int
+	sizes    []int
+	swarm    int
+	flooders int
+	held     int
+	settle   time.Duration
+	dir      string
+	profile  string
+	args     []string // as they were given
 }
 
 // Names of what can be chosen.
@@ -71,6 +72,7 @@ const (
 	partMemory     = "memory"
 	partKinds      = "kinds"
 	partFleet      = "fleet"
+	partFlood      = "flood"
 
 	storeDurable = "durable"
 	storeMemory  = "memory"
@@ -83,11 +85,11 @@ func parse(args []string, usage io.Writer) (options, error) {
 	o := options{args: args}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(usage)
-	parts := flags.String("parts", "throughput,failover,alone,memory,kinds,fleet", "what to measure")
+	parts := flags.String("parts", "throughput,failover,alone,memory,kinds,fleet,flood", "what to measure")
 	stores := flags.String("stores", "durable,memory", "where clusters keep their log in throughput and failover")
-	from := flags.String("from", "leader,follower", "which member takes the locks of throughput")
+	from := flags.String("from", "leader,follower", "which member takes the locks of throughput, or floods")
 	callers := flags.String("callers", "1,64,256", "concurrent callers of throughput and kinds")
-	flags.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of each row of throughput and kinds")
+	flags.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of each row of throughput, kinds and flood")
 	flags.DurationVar(&o.warm, "warm", time.Second, "time under load before each of them")
 	flags.IntVar(&o.kills, "kills", 20, "of the leader, for each store of failover")
 	flags.IntVar(&o.starts, "starts", 50, "of a process alone")
@@ -95,6 +97,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	flags.IntVar(&o.keys, "keys", 1_000_000, "held at once, then freed, in memory")
 	sizes := flags.String("sizes", "3,4,7,50", "processes of the fleets of fleet")
 	flags.IntVar(&o.swarm, "swarm", 1000, "members of the last of them, the most in one process; 0: none")
+	flags.IntVar(&o.flooders, "flooders", 4096, "concurrent callers of the member that floods")
 	flags.IntVar(&o.held, "held", 10_000, "locks that an idle fleet holds")
 	flags.DurationVar(&o.settle, "settle", 6*time.Second, "time that a fleet has to say what there is to say, before it is measured")
 	flags.StringVar(&o.dir, "dir", "", "folder in which a temporary one is made for all data; the default is the system's")
@@ -103,7 +106,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 		return o, err
 	}
 	var errs [5]error
-	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory, partKinds, partFleet)
+	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory, partKinds, partFleet, partFlood)
 	o.stores, errs[1] = choice("stores", *stores, storeDurable, storeMemory)
 	o.from, errs[2] = choice("from", *from, fromLeader, fromFollower)
 	o.callers, errs[3] = numbers("callers", *callers)
@@ -115,8 +118,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 		err = fmt.Errorf("unexpected %q", flags.Arg(0))
 	case o.measure <= 0 || o.warm < 0 || o.idle <= 0 || o.settle < 0:
 		err = errors.New("-measure and -idle must be above 0, -warm and -settle must not be below")
-	case o.kills < 1 || o.starts < 1 || o.keys < 1 || o.held < 1:
-		err = errors.New("-kills, -starts, -keys and -held must be at least 1; -parts leaves a part out")
+	case o.kills < 1 || o.starts < 1 || o.keys < 1 || o.held < 1 || o.flooders < 1:
+		err = errors.New("-kills, -starts, -keys, -held and -flooders must be at least 1; -parts leaves a part out")
 	case slices.Min(o.sizes) < members || o.swarm != 0 && o.swarm < leastSwarm:
 		err = fmt.Errorf("-sizes must be at least %d, -swarm 0 or at least %d", members, leastSwarm)
 	}
@@ -165,6 +168,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	writeMachine(out, folder, o.args)
 	measure := map[string]func(context.Context) error{
 		partThroughput: b.throughput, partFailover: b.failover, partAlone: b.alone, partMemory: b.memory, partKinds: b.kinds, partFleet: b.fleets,
+		partFlood: b.flood,
 	}
 	for _, part := range o.parts {
 		if err := measure[part](ctx); err != nil {

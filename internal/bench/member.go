@@ -65,6 +65,10 @@ func (m *member) obey(c command) answer {
 		a.Took, err = m.pairs(ctx, c.Key)
 	case doLoad:
 		a.Load, err = m.load(ctx, c.Load)
+	case doSpin:
+		spin(c.Load)
+	case doBehind:
+		err = stepBehind()
 	case doHold:
 		err = m.hold(ctx, c.Load)
 	case doFree:

@@ -16,6 +16,8 @@ const (
 	doStatus  = "status"  // State
 	doPair    = "pair"    // lock and unlock Key; Took is the lock, the slowest if there are many members
 	doLoad    = "load"    // Load
+	doSpin    = "spin"    // compute for as long as Load says
+	doBehind  = "behind"  // take only what processor time the others leave
 	doHold    = "hold"    // Load: lock Keys keys and keep them
 	doFree    = "free"    // unlock them
 	doLost    = "lost"    // Lost: how many of them are gone
@@ -71,7 +73,7 @@ type load struct {
 	Measure time.Duration `json:"measure,omitempty"`
 	Pairs   int           `json:"pairs,omitempty"`  // instead of a time
 	Kind    int           `json:"kind,omitempty"`   // of kinds
-	Prefix  string        `json:"prefix,omitempty"` // of the keys of hold
+	Prefix  string        `json:"prefix,omitempty"` // of the keys
 }
 
 // answer is one line of JSON from a member.

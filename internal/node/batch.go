@@ -44,8 +44,7 @@ func (it item) cost() int {
 	return max(1, it.size) + it.bulk/bytesPerOp
 }
 
-// maxBulk bounds the bytes of one item, which goes into an entry whatever it costs, when it is the first. A session's message that has more
-// becomes several items.
+// maxBulk bounds the bytes of one command, which goes into an entry whatever it costs, when it is the first.
 const maxBulk = maxBatchOps * bytesPerOp
 
 // bulkOf is about how many bytes o takes in an entry, beyond what every operation does.
@@ -61,7 +60,8 @@ func bulkOf(o *wire.Op) int {
 }
 
 // batcher gathers all that comes while entries are in flight into the next one. It drains greedily, with no timer but for the patient: under light
-// load an item goes at once and alone, under heavy load entries grow.
+// load an item goes at once and alone, under heavy load entries grow. What asks for no command goes with the next entry in any case; so renewals
+// never wait behind operations. Then come the leader's own commands and those of calls, then the operations of all connections in turns.
 type batcher struct {
 	term    uint64
 	propose func([]byte) proposal
@@ -69,12 +69,16 @@ type batcher struct {
 	lost    func()        // called when a proposal fails: this lead is over
 	format  atomic.Uint64 // in which entries are written; only rises. Who adds what an older one can't say has raised it first
 
-	mu      sync.Mutex // guards the fields below
-	waiting []item
-	due     bool // what waits is to go now
-	timed   bool // a timer runs that makes it due
-	closed  bool
-	wake    chan struct{} // cap 1
+	mu       sync.Mutex // guards the fields below
+	waiting  []item     // commands
+	proofs   []item     // what waits for an entry only
+	turns    []*lane    // those that have something, in the order of their turns
+	queued   cost       // in all lanes
+	activity activity
+	due      bool // what waits is to go now
+	timed    bool // a timer runs that makes it due
+	closed   bool
+	wake     chan struct{} // cap 1
 }
 
 // proposal is an entry on its way: wait returns its result.
@@ -84,6 +88,7 @@ type proposal interface {
 
 func newBatcher(term uint64, propose func([]byte) proposal, wall func() time.Time, lost func()) *batcher {
 	b := &batcher{term: term, propose: propose, wall: wall, lost: lost, wake: make(chan struct{}, 1)}
+	b.activity.began = time.Now()
 	b.format.Store(1)
 	return b
 }
@@ -96,7 +101,11 @@ func (b *batcher) add(it item) {
 		it.done(raftfsm.Reply{}, errNotLeading)
 		return
 	}
-	b.waiting = append(b.waiting, it)
+	if it.cmd == nil {
+		b.proofs = append(b.proofs, it)
+	} else {
+		b.waiting = append(b.waiting, it)
+	}
 	switch {
 	case !it.patient:
 		b.due = true
@@ -114,7 +123,7 @@ func (b *batcher) add(it item) {
 // expire ends the patience of what waits.
 func (b *batcher) expire() {
 	b.mu.Lock()
-	b.timed, b.due = false, len(b.waiting) > 0
+	b.timed, b.due = false, len(b.proofs)+len(b.waiting)+len(b.turns) > 0
 	due := b.due
 	b.mu.Unlock()
 	if due {
@@ -163,15 +172,26 @@ func (b *batcher) take() []item {
 	if !b.due {
 		return nil
 	}
-	n, ops := 0, 0
-	for n < len(b.waiting) && n < raftfsm.MaxCommands && (ops == 0 || ops+b.waiting[n].cost() <= maxBatchOps) {
-		ops += b.waiting[n].cost()
+	items, room := b.proofs, maxBatchOps
+	b.proofs = nil
+	most := room // of the commands
+	if len(b.turns) > 0 {
+		most = room / 2
+	}
+	n, used := 0, 0
+	for n < len(b.waiting) && (n == 0 || used+b.waiting[n].cost() <= most) {
+		used += b.waiting[n].cost()
 		n++
 	}
-	items := b.waiting[:n:n]
+	items = append(items, b.waiting[:n]...)
 	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
-		b.waiting, b.due = nil, false
+		b.waiting = nil
 	}
+	items = b.takeTurns(items, room-used)
+	for len(items) == 0 && len(b.turns) > 0 { // they had all taken too much before
+		items = b.takeTurns(items, room)
+	}
+	b.due = len(b.waiting)+len(b.turns) > 0
 	return items
 }
 
@@ -209,8 +229,14 @@ func (b *batcher) settle(items []item, p proposal) {
 func (b *batcher) close() {
 	b.mu.Lock()
 	b.closed = true
-	rest := b.waiting
-	b.waiting = nil
+	rest := append(b.proofs, b.waiting...)
+	for _, ln := range b.turns {
+		for _, p := range ln.parts {
+			rest = append(rest, item{done: p.done})
+		}
+		ln.end()
+	}
+	b.proofs, b.waiting, b.turns, b.queued = nil, nil, nil, cost{}
 	b.mu.Unlock()
 	for _, it := range rest {
 		it.done(raftfsm.Reply{}, errNotLeading)

@@ -34,7 +34,7 @@ func TestEntriesOfManyCreationsAreBounded(t *testing.T) {
 
 // Requests of the greatest size, in messages as large as can be: what goes into an entry can be read, in the order in which it came.
 func TestEntriesOfLargeRequestsAreBounded(t *testing.T) {
-	l := &lead{batch: newBatcher(1, nil, time.Now, nil)}
+	l := &lead{batch: newBatcher(1, nil, time.Now, nil), group: &group{fsm: raftfsm.New()}, bounds: defaultBounds}
 	l.batch.format.Store(wire.Format)
 	var sink fakeSink
 	keys := make([]string, wire.MaxKeys)
@@ -47,22 +47,23 @@ func TestEntriesOfLargeRequestsAreBounded(t *testing.T) {
 		large = append(large, wire.Op{Kind: wire.OpRequest, Seq: uint64(i + 1), Ask: ask})
 		long = append(long, wire.Op{Kind: wire.OpAcquire, Seq: uint64(wire.MaxOps + i + 1), Key: keys[0]})
 	}
-	l.submit(1, large, &sink)
-	l.submit(1, long, &sink)
 	last := uint64(0)
-	for items := l.batch.take(); len(items) > 0; items = l.batch.take() {
-		entry := l.batch.encode(items)
-		if len(entry) > raftfsm.MaxEntry/2 {
-			t.Errorf("an entry of %d bytes", len(entry))
-		}
-		e, err := raftfsm.DecodeEntry(entry)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range e.Commands {
-			for _, o := range c.(raftfsm.Ops).Ops {
-				if last++; o.Seq != last {
-					t.Fatalf("operation %d where %d belongs", o.Seq, last)
+	for _, ops := range [][]wire.Op{large, long} {
+		l.give(1, ops, &sink)
+		for items := l.batch.take(); len(items) > 0; items = l.batch.take() {
+			entry := l.batch.encode(items)
+			if len(entry) > raftfsm.MaxEntry/2 {
+				t.Errorf("an entry of %d bytes", len(entry))
+			}
+			e, err := raftfsm.DecodeEntry(entry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range e.Commands {
+				for _, o := range c.(raftfsm.Ops).Ops {
+					if last++; o.Seq != last {
+						t.Fatalf("operation %d where %d belongs", o.Seq, last)
+					}
 				}
 			}
 		}

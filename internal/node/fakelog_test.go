@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/godistlock/distlock/internal/session"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -157,4 +158,19 @@ func (s *fakeSink) got() (renewed []bool, outs []wire.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.renewed, s.outs
+}
+
+// give submits as a connection of its own does.
+func (l *lead) give(id uint64, ops []wire.Op, sink session.Sink) {
+	l.submit(id, ops, sink, l.batch.newLane(nil))
+}
+
+// commitOne commits the entry that came first.
+func (f *fakeLog) commitOne() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rest := f.waiting[1:]
+	f.waiting = f.waiting[:1]
+	f.commitLocked()
+	f.waiting = rest
 }

@@ -23,12 +23,9 @@ const (
 	maxAsked     = 5                      // processes asked in one round, without those that others, or news, hint at
 	mostAsked    = 12                     // with those
 	askNext      = 12                     // in such a part of the round another is asked, if nobody has answered; each time twice as long after the one before
-	holdFor      = time.Second            // how long who is asked keeps an asker waiting until it knows who leads: an election takes less
 	heldFor      = holdFor + linkTimeout  // of a round in which somebody is reached: it may wait for the answer
 	busyRetry    = 100 * time.Millisecond // between two rounds when who leads had too much to do to listen, at first; twice as long each time
 	mostBusy     = 3                      // times that it doubles
-	tellEvery    = time.Millisecond       // askers that were kept waiting are told one after the other: all of them turn to the leader then
-	tellAtOnce   = 16                     // but for so many
 	hurryAfter   = time.Second            // of finding nobody: an election takes less, so the leader may be one that gossip has not found
 )
 
@@ -298,6 +295,7 @@ func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, 
 	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter, lives); err != nil {
 		return nil, wire.UUID{}, err
 	}
+	k.pacer = newPacer(askToPace(k.conn))
 	reached()
 	n.mu.Lock()
 	call := leadCall{format: wire.Format, over: n.last, term: n.lastTerm}
@@ -384,73 +382,6 @@ func (n *Node) leaderHint() (wire.UUID, string) {
 	}
 	addr, _ := n.addrOf(leader)
 	return leader, addr
-}
-
-// awaitNews waits until this process leads, or knows who does, or as long as who asked may be kept waiting. One whose lead the asker has lost counts
-// only if it is heard from again: a voter hears from its leader several times in such a while.
-func (n *Node) awaitNews(ctx context.Context, over wire.UUID, term uint64) *lead {
-	asked := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, holdFor)
-	defer cancel()
-	look := time.NewTicker(heartbeatTimeout / 10)
-	defer look.Stop()
-	for waited := false; ; {
-		changed := n.Changed()
-		if l := n.leading(ctx); l != nil {
-			return l
-		}
-		g := n.group.Load()
-		if g == nil { // it would hear of the next leader no sooner than who asks
-			return nil
-		}
-		leader, now := n.leaderNews()
-		switch {
-		case leader.IsZero() || leader == n.serverID():
-		case leader != over || now > term:
-			if waited {
-				n.telling.wait(ctx)
-			}
-			return nil
-		case g.raft.LastContact().After(asked):
-			return nil
-		}
-		select {
-		case <-changed:
-			waited = true
-		case <-look.C:
-		case <-ctx.Done():
-			return nil
-		case <-n.ctx.Done():
-			return nil
-		}
-	}
-}
-
-// pacer lets those who wait go one after the other.
-type pacer struct {
-	mu   sync.Mutex // guards next
-	next time.Time  // when the next may go
-}
-
-func (p *pacer) turn(now time.Time) (wait time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if early := now.Add(-tellAtOnce * tellEvery); p.next.Before(early) {
-		p.next = early
-	}
-	wait = max(p.next.Sub(now), 0)
-	p.next = p.next.Add(tellEvery)
-	return wait
-}
-
-// wait waits for its turn, or until ctx ends.
-func (p *pacer) wait(ctx context.Context) {
-	t := time.NewTimer(p.turn(time.Now()))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 // leading is this process's lead once that is ready; nil when it does not lead. It waits for a lead that begins, within ctx.

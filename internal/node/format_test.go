@@ -122,7 +122,7 @@ func TestAnOldMemberKeepsTheLogReadable(t *testing.T) {
 			{Kind: wire.OpRequest, Seq: 7, Try: true, Ask: &wire.Ask{Keys: []string{"old"}}},
 		}
 		sent := slices.Clone(ops)
-		l.submit(id, ops, &sink)
+		l.give(id, ops, &sink)
 		synctest.Wait()
 		_, outs := sink.got()
 		for _, o := range outs {
@@ -143,7 +143,7 @@ func TestAnOldMemberKeepsTheLogReadable(t *testing.T) {
 				t.Error("what the session may send again has changed")
 			}
 		}
-		l.submit(id, []wire.Op{{Kind: wire.OpExpire, Seq: 1}}, &sink)
+		l.give(id, []wire.Op{{Kind: wire.OpExpire, Seq: 1}}, &sink)
 		synctest.Wait()
 		if isHeld(l, "plain") {
 			t.Error("a grant whose time is over, by its holder's word, is held")
@@ -155,7 +155,7 @@ func TestAnOldMemberKeepsTheLogReadable(t *testing.T) {
 		f.mu.Lock()
 		f.oldest = ""
 		f.mu.Unlock()
-		l.submit(id, []wire.Op{request(8, wire.Ask{Keys: []string{"shared"}, Mode: wire.Shared})}, &sink)
+		l.give(id, []wire.Op{request(8, wire.Ask{Keys: []string{"shared"}, Mode: wire.Shared})}, &sink)
 		synctest.Wait()
 		if !isHeld(l, "shared") || l.group.fsm.View().Format() != wire.Format {
 			t.Error("refused though all are updated")
@@ -285,6 +285,7 @@ func TestAnOldLeaderIsSentWhatItKnows(t *testing.T) {
 	var sink fakeSink
 	k := &remoteLink{name: "web-1", sink: &sink, done: make(chan struct{})}
 	k.conn = rpc.New(here, k, rpc.Options{})
+	k.pacer = newPacer(askToPace(k.conn))
 	defer k.Close()
 	defer rpc.New(there, old, rpc.Options{}).Close()
 	err := k.Submit(1, []wire.Op{

@@ -24,6 +24,7 @@ type lead struct {
 	term   uint64
 	logger *slog.Logger
 	batch  *batcher
+	bounds bounds
 	ready  chan struct{} // closed once an entry of this term has committed: from then on the state holds all that was ever committed
 	done   chan struct{} // closed by end
 	began  time.Time
@@ -60,7 +61,7 @@ type lease struct {
 
 func startLead(g *group, term uint64, propose func([]byte) proposal, allowed func() (uint64, string), logger *slog.Logger) *lead {
 	l := &lead{
-		group: g, term: term, logger: logger, allowed: allowed,
+		group: g, term: term, logger: logger, allowed: allowed, bounds: defaultBounds,
 		ready: make(chan struct{}), done: make(chan struct{}),
 		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()),
 		watches: make(map[eventSink]string), asked: make(map[wire.UUID]time.Time), leaving: make(map[wire.UUID]gossip.Meta), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
@@ -274,27 +275,19 @@ func (l *lead) detach(id uint64, sink session.Sink) {
 	}
 }
 
-// submit puts a session's operations into the next entry. Outcomes come through the sink.
-func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink) {
+// submit puts a session's operations into the entries to come, and waits while their lane is full. Outcomes come through the sink.
+func (l *lead) submit(id uint64, ops []wire.Op, sink session.Sink, ln *lane) {
 	if l.format() < wire.OpFormat {
-		if ops = l.downToFormat1(id, ops, sink); len(ops) == 0 {
-			return
-		}
+		all := len(ops)
+		ops = l.downToFormat1(id, ops, sink)
+		l.batch.pass(ln, all-len(ops))
 	}
-	from, bulk := 0, 0
-	for i := range ops {
-		b := bulkOf(&ops[i])
-		if bulk > 0 && bulk+b > maxBulk {
-			l.submitItem(id, ops[from:i:i], bulk, sink)
-			from, bulk = i, 0
-		}
-		bulk += b
+	if full := l.bounds.full(l.group.fsm.Size()); full != (fullness{}) {
+		all := len(ops)
+		ops = l.withinBounds(id, ops, sink, full)
+		l.batch.pass(ln, all-len(ops))
 	}
-	l.submitItem(id, ops[from:], bulk, sink)
-}
-
-func (l *lead) submitItem(id uint64, ops []wire.Op, bulk int, sink session.Sink) {
-	l.batch.add(item{cmd: raftfsm.Ops{Session: id, Ops: ops}, size: len(ops), bulk: bulk, done: func(r raftfsm.Reply, err error) {
+	l.batch.submit(ln, part{session: id, ops: ops, done: func(r raftfsm.Reply, err error) {
 		if err == nil && r.Code == wire.CodeGone {
 			sink.Renewed(id, 0, false)
 		}

@@ -112,7 +112,7 @@ func TestRenewalsGoTogether(t *testing.T) {
 			}
 		}
 		l.renew(ids[0], 2, &sinks[0])
-		l.submit(ids[1], []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sinks[1])
+		l.give(ids[1], []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sinks[1])
 		synctest.Wait() // and no time passes
 		if got, _ := sinks[0].got(); len(got) != 2 {
 			t.Error("a renewal has not gone with the operation that came after it")
@@ -158,7 +158,7 @@ func TestLostEntryHasAnUnknownOutcome(t *testing.T) {
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
 		f.commitAll(false)
-		l.submit(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sink)
+		l.give(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sink)
 		created := make(chan error, 1)
 		go func() {
 			_, err := l.create(t.Context(), wire.CreateSession{Nonce: wire.NewUUID(), Name: "other", TTL: 10_000})

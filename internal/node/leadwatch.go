@@ -13,7 +13,7 @@ import (
 )
 
 // errTooManyWatches refuses a watch.
-var errTooManyWatches = fmt.Errorf("%w: %d watches at one leader", lockerr.ErrLimit, maxLeadWatches)
+var errTooManyWatches = fmt.Errorf("%w: %d watches in the whole cluster (maxLeadWatches); end some, or watch in fewer processes", lockerr.ErrLimit, maxLeadWatches)
 
 // subscribe makes sink hear of the keys that begin with prefix until unsubscribe or the end of the lead, when tell is called. It returns once
 // an entry has committed that was proposed after the state machine had begun to tell events: whoever reads the state now misses nothing.

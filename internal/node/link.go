@@ -14,6 +14,7 @@ import (
 // through a queue of its own, as it would through a connection, so that the lead never waits for its session nor calls into it.
 type localLink struct {
 	lead *lead
+	lane *lane
 	sink session.Sink
 	done chan struct{} // closed by Close or by the end of the lead
 	once sync.Once
@@ -35,6 +36,7 @@ func newLocalLink(l *lead, sink session.Sink) (*localLink, bool) {
 	if !l.whenOver(k, k.finish) {
 		return nil, false
 	}
+	k.lane = l.batch.newLane(k.done)
 	k.wg.Add(1)
 	go k.deliver() // ends with done
 	return k, true
@@ -99,7 +101,7 @@ func (k *localLink) Submit(id uint64, ops []wire.Op) error {
 	if err := k.over(); err != nil {
 		return err
 	}
-	k.lead.submit(id, ops, k)
+	k.lead.submit(id, ops, k, k.lane)
 	return nil
 }
 
@@ -146,6 +148,7 @@ type remoteLink struct {
 	term   uint64    // in which it said that it leads
 	format uint64    // of the log, which it reads; 0: it is too old to say
 	conn   *rpc.Conn
+	pacer  *pacer
 	sink   session.Sink
 	done   chan struct{}
 	once   sync.Once
@@ -211,6 +214,7 @@ func (k *remoteLink) Submit(id uint64, ops []wire.Op) error {
 			return nil
 		}
 	}
+	k.pacer.admit(ops)
 	w := wire.NewWriter()
 	w.Uint(id)
 	wire.EncodeOps(w, ops)
@@ -236,4 +240,5 @@ func (k *remoteLink) Done() <-chan struct{} { return k.done }
 func (k *remoteLink) Close() {
 	k.finish()
 	k.conn.Close()
+	k.pacer.stop()
 }

@@ -81,7 +81,7 @@ type Node struct {
 	storedAt time.Time        // of the life loop only
 
 	pages     pages
-	telling   pacer // of those who asked who leads
+	telling   oneByOne // of those who asked who leads
 	failOnce  sync.Once
 	failed    atomic.Bool // fail was called: no Raft traffic any more
 	claimed   atomic.Bool // no other process was found that acts as the stored server

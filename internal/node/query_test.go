@@ -40,7 +40,7 @@ func TestQueryOfAFence(t *testing.T) {
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
 		other := newSession(t, l, "o", time.Minute, &fakeSink{})
-		l.submit(id, []wire.Op{
+		l.give(id, []wire.Op{
 			request(1, wire.Ask{Keys: []string{"s"}, Mode: wire.Shared}), request(2, wire.Ask{Keys: []string{"s"}, Mode: wire.Shared}),
 		}, &sink)
 		synctest.Wait()
@@ -56,7 +56,7 @@ func TestQueryOfAFence(t *testing.T) {
 				t.Errorf("fence %d of %s: %v, %d; want %v, %d", c.fence, c.key, a.Found, a.Fence, c.found, c.tells)
 			}
 		}
-		l.submit(other, []wire.Op{{Kind: wire.OpForce, Seq: 1, Key: "s"}}, &fakeSink{})
+		l.give(other, []wire.Op{{Kind: wire.OpForce, Seq: 1, Key: "s"}}, &fakeSink{})
 		synctest.Wait()
 		if a := asked(t, l, Query{Kind: QueryGrant, Key: "s", Page: first}); a.Found {
 			t.Error("a revoked grant is found")
@@ -70,7 +70,7 @@ func TestQueryOfAllKinds(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
-		l.submit(id, []wire.Op{
+		l.give(id, []wire.Op{
 			request(1, wire.Ask{Keys: []string{"s"}, Mode: wire.Shared, Value: []byte("v"), Where: "a.go:1"}),
 			request(2, wire.Ask{Keys: []string{"u"}, Mode: wire.Units, Limit: 5, Weight: 3, Detached: 1000}),
 			{Kind: wire.OpAcquire, Seq: 3, Key: "x"}, {Kind: wire.OpAcquire, Seq: 4, Key: "x"},
@@ -117,7 +117,7 @@ func TestPagesOfLargeValuesAreBounded(t *testing.T) {
 			}
 			ops = append(ops, request(uint64(i+1), wire.Ask{Keys: []string{key}, Mode: wire.Shared, Value: value, Where: strings.Repeat("w", wire.MaxWhere)}))
 			if len(ops) == 1000 {
-				l.submit(id, ops, &sink)
+				l.give(id, ops, &sink)
 				ops = nil
 			}
 		}
@@ -169,7 +169,7 @@ func TestQueriesOfAnOldLeader(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
-		l.submit(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sink)
+		l.give(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sink)
 		synctest.Wait()
 		_, outs := sink.got()
 		ask := oldLeader(l.group.fsm.View())

@@ -25,6 +25,7 @@ const (
 	callDepart       uint8 = 27 // a voter that wants to leave asks for the leaving slot
 	callStanding     uint8 = 26 // a server and its run -> its place in the Raft group, and what of that is about to change
 	callWatch        uint8 = 22 // a prefix -> the term of the lead; binds the connection to this watch
+	callPace         uint8 = 28 // operations sent so far -> how many may be on their way, once those have gone into entries
 	callVia          uint8 = 25 // a server; from then on the connection is one to that server
 	msgAttach        uint8 = 16 // session
 	msgOps           uint8 = 17 // session, ops
@@ -44,6 +45,7 @@ type peerConn struct {
 	mu       sync.Mutex // guards the fields below
 	conn     *rpc.Conn
 	lead     *lead // what callLead bound this connection to
+	lane     *lane // of lead; its operations
 	sessions []uint64
 	watching *peerWatch // what callWatch made of this connection
 	relayed  bool       // callVia was called
@@ -55,9 +57,14 @@ var (
 )
 
 func (p *peerConn) bound() *lead {
+	l, _ := p.boundLane()
+	return l
+}
+
+func (p *peerConn) boundLane() (*lead, *lane) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.lead
+	return p.lead, p.lane
 }
 
 // Call answers one call.
@@ -108,6 +115,8 @@ func (p *peerConn) Call(ctx context.Context, c *rpc.Conn, kind uint8, body []byt
 		return nil, l.closeSession(ctx, id)
 	case callWatch:
 		return p.watch(ctx, c, body)
+	case callPace:
+		return p.pace(ctx, body)
 	case callVia:
 		return p.relay(ctx, c, body)
 	default:
@@ -130,6 +139,9 @@ func (p *peerConn) bind(ctx context.Context, c *rpc.Conn, call leadCall) (leadRe
 	if p.lead != nil && p.lead != l {
 		return leadReply{}, fmt.Errorf("%w: this connection was to a lead that is over", errNotLeading)
 	}
+	if p.lead == nil {
+		p.lane = l.batch.newLane(c.Done())
+	}
 	p.conn, p.lead = c, l
 	if !l.whenOver(p, func() { _ = c.Send(msgOver, nil) }) { // an error means that the connection is gone, which says the same
 		return leadReply{}, errNotLeading
@@ -142,7 +154,7 @@ func (p *peerConn) Message(c *rpc.Conn, kind uint8, body []byte) {
 	if kind == msgTaken && p.taken() {
 		return
 	}
-	l := p.bound()
+	l, ln := p.boundLane()
 	if err := p.node.stranger(p.hello.Server, p.hello.Name); err != nil {
 		c.Fail(err)
 		return
@@ -156,7 +168,7 @@ func (p *peerConn) Message(c *rpc.Conn, kind uint8, body []byte) {
 	case msgOps:
 		id, ops := r.Uint(), wire.DecodeOps(r)
 		if r.End() == nil {
-			l.submit(id, ops, p)
+			l.submit(id, ops, p, ln) // while that waits nothing is read: who asks for too much is held back by TCP
 			return
 		}
 	case msgRenew:

@@ -13,7 +13,7 @@ import (
 // detached takes key at l for d, as request seq of a session, and begins its time now.
 func detached(t *testing.T, l *lead, id, seq uint64, key string, d time.Duration, sink *fakeSink) {
 	t.Helper()
-	l.submit(id, []wire.Op{
+	l.give(id, []wire.Op{
 		{Kind: wire.OpRequest, Seq: seq, Ask: &wire.Ask{Keys: []string{key}, Detached: d.Milliseconds()}},
 		{Kind: wire.OpTime, Seq: seq, Ask: &wire.Ask{Time: d.Milliseconds(), Nth: 1}},
 	}, sink)
@@ -162,7 +162,7 @@ func TestTimesThatAreStoppedOrSetAnew(t *testing.T) {
 		id := newSession(t, l, "m", time.Hour, &sink)
 		detached(t, l, id, 1, "a", time.Second, &sink)
 		detached(t, l, id, 2, "b", time.Second, &sink)
-		l.submit(id, []wire.Op{
+		l.give(id, []wire.Op{
 			{Kind: wire.OpFinish, Seq: 1}, {Kind: wire.OpTime, Seq: 2, Ask: &wire.Ask{Time: 5000, Nth: 2}},
 		}, &sink)
 		synctest.Wait()
@@ -190,7 +190,7 @@ func TestACooldownAfterATime(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)
-		l.submit(id, []wire.Op{
+		l.give(id, []wire.Op{
 			{Kind: wire.OpRequest, Seq: 1, Ask: &wire.Ask{Keys: []string{"k"}, Detached: 1000, Cooldown: 3000}},
 			{Kind: wire.OpTime, Seq: 1, Ask: &wire.Ask{Time: 1000, Nth: 1}},
 			{Kind: wire.OpAcquire, Seq: 2, Key: "k"},

@@ -50,7 +50,7 @@ func (n *Node) beginWatch() error {
 	case n.closed:
 		return lockerr.ErrClosed
 	case n.watches >= maxWatches:
-		return fmt.Errorf("%w: %d watches of one process", lockerr.ErrLimit, maxWatches)
+		return fmt.Errorf("%w: %d watches of one process (maxWatches); end some, or watch what their prefixes have in common", lockerr.ErrLimit, maxWatches)
 	}
 	n.watches++
 	return nil

@@ -29,7 +29,7 @@ func TestAWatchBeginsWithACommit(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
-		l.submit(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "a/1"}}, &sink)
+		l.give(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "a/1"}}, &sink)
 		synctest.Wait()
 		f.commitAll(false)
 		all, some := newEventQueue(), newEventQueue()
@@ -40,7 +40,7 @@ func TestAWatchBeginsWithACommit(t *testing.T) {
 		if len(begun) > 0 {
 			t.Fatal("begun before anything has committed")
 		}
-		l.submit(id, []wire.Op{
+		l.give(id, []wire.Op{
 			{Kind: wire.OpAcquire, Seq: 2, Key: "a/1"}, {Kind: wire.OpAcquire, Seq: 3, Key: "b/1"}, {Kind: wire.OpFinish, Seq: 1}, {Kind: wire.OpFinish, Seq: 3},
 			request(4, wire.Ask{Keys: []string{"a/2", "b/2"}}),
 		}, &sink)
@@ -65,13 +65,13 @@ func TestAWatchBeginsWithACommit(t *testing.T) {
 			t.Errorf("b/: %v", got)
 		}
 		l.unsubscribe(all)
-		l.submit(id, []wire.Op{{Kind: wire.OpFinish, Seq: 4}}, &sink)
+		l.give(id, []wire.Op{{Kind: wire.OpFinish, Seq: 4}}, &sink)
 		synctest.Wait()
 		if all.take(1) != nil || some.take(9) == nil {
 			t.Error("told after the end, or another's end ended it")
 		}
 		l.unsubscribe(some)
-		l.submit(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 5, Key: "k"}}, &sink)
+		l.give(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 5, Key: "k"}}, &sink)
 		synctest.Wait()
 		var last *raftfsm.Result
 		f.fsm.Observe(func(r *raftfsm.Result) { last = r; f.lead.observe(r) })
@@ -101,7 +101,7 @@ func TestTheEndOfALeadEndsItsWatches(t *testing.T) {
 		first.unsubscribe(old)
 		var sink fakeSink
 		id := newSession(t, second, "m", time.Minute, &sink)
-		second.submit(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sink)
+		second.give(id, []wire.Op{{Kind: wire.OpAcquire, Seq: 1, Key: "k"}}, &sink)
 		synctest.Wait()
 		if got := heard(q.take(9)); !slices.Equal(got, []string{"granted k"}) || old.take(1) != nil {
 			t.Errorf("told %v", got)

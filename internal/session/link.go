@@ -13,7 +13,8 @@ type Link interface {
 	Create(ctx context.Context, c wire.CreateSession) (wire.SessionReply, error)
 	// Attach makes the leader push the outcomes of session to this link from now on, first those of its grants that are revoked.
 	Attach(session uint64) error
-	// Submit hands ops (at most wire.MaxOps) to the leader. It keeps the order, never blocks, and may keep the slice.
+	// Submit hands ops (at most wire.MaxOps) to the leader. It keeps the order, may keep the slice, and waits while too many are on their way
+	// already, until the link ends at the longest. It is called by one goroutine at a time.
 	Submit(session uint64, ops []wire.Op) error
 	// Renew asks for a renewal; the answer comes by Sink.Renewed. It never blocks.
 	Renew(session, attempt uint64) error

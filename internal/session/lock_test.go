@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -372,23 +371,55 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-func TestOutstandingIsBounded(t *testing.T) {
-	m, link := openManual(t)
-	pretend := func(outstanding int) { // held ones don't count; so many fewer than none are that many that wait
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.held = -outstanding
+// As many calls as may wait do, one more is told so at once, and locks that are held don't count.
+func TestPendingIsBounded(t *testing.T) {
+	const most = 3
+	link := &manual{instant: instant{done: make(chan struct{})}, sent: make(chan wire.Op, 64)}
+	cfg := instantConfig(link, &link.instant, time.Minute)
+	cfg.MaxPending = most
+	m, err := Open(bg, cfg)
+	if err != nil {
+		t.Fatal(err)
 	}
-	pretend(MaxOutstanding)
-	_, err := m.Acquire(bg, "k", false)
-	wantErr(t, err, lockerr.ErrLimit)
-	if !strings.Contains(err.Error(), fmt.Sprint(MaxOutstanding)) {
-		t.Error("does not name the bound:", err)
+	t.Cleanup(m.Close)
+	took := make(chan error, 2*most)
+	lock := func() wire.Op {
+		go func() {
+			_, err := m.Acquire(bg, "k", false)
+			took <- err
+		}()
+		return link.wait(t, wire.OpAcquire, 0)
 	}
-	pretend(MaxOutstanding - 1)
-	go m.Acquire(bg, "k", false)
-	link.wait(t, wire.OpAcquire, 1)
-	pretend(0)
+	refused := func() {
+		t.Helper()
+		_, err := m.Acquire(bg, "k", false)
+		wantErr(t, err, lockerr.ErrLimit)
+		if !strings.Contains(err.Error(), "3 calls of this process wait for an answer (Config.MaxPending)") {
+			t.Error("does not name the bound:", err)
+		}
+	}
+	var asked []wire.Op
+	for range most {
+		asked = append(asked, lock())
+	}
+	refused()
+	for i, o := range asked {
+		link.sink.Outcomes(1, []wire.Outcome{{Kind: wire.OutGranted, Seq: o.Seq, Fence: uint64(i + 1)}})
+		if err := <-took; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range most { // beside those that are held
+		lock()
+	}
+	refused()
+}
+
+func TestPendingByDefault(t *testing.T) {
+	m, _ := openManual(t)
+	if m.cfg.MaxPending != MaxOutstanding {
+		t.Error(m.cfg.MaxPending)
+	}
 }
 
 // Go's maps keep what they once needed.

@@ -13,11 +13,10 @@ import (
 	"github.com/godistlock/distlock/internal/wire"
 )
 
-// MaxOutstanding bounds the requests of one process that wait for an answer: waiting locks, and unlocks that are not yet answered.
-// Locks that are held do not count.
+// MaxOutstanding bounds Config.MaxPending, and is its default.
 const MaxOutstanding = 1 << 18
 
-// Config is what a Manager needs. All fields but Logger are required.
+// Config is what a Manager needs. All fields but MaxPending and Logger are required.
 type Config struct {
 	// Connect finds the leader; it blocks until there is one or ctx ends. The Link reports to sink.
 	Connect func(ctx context.Context, sink Sink) (Link, error)
@@ -26,7 +25,10 @@ type Config struct {
 	Name    string        // of this process, for messages
 	// Create makes the request for a session: previous is this process's session before, 0 for none.
 	Create func(nonce wire.UUID, previous uint64) wire.CreateSession
-	Logger *slog.Logger // nil: nothing is logged
+	// MaxPending bounds the requests of this process that wait for an answer: waiting locks, and unlocks that are not yet answered. Locks that
+	// are held don't count. 0: MaxOutstanding.
+	MaxPending int
+	Logger     *slog.Logger // nil: nothing is logged
 }
 
 // Manager keeps this process's session and its requests. It is safe for concurrent use.
@@ -97,6 +99,9 @@ type attempt struct {
 func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxPending <= 0 || cfg.MaxPending > MaxOutstanding {
+		cfg.MaxPending = MaxOutstanding
 	}
 	ttl := cfg.TTL.Truncate(time.Millisecond)
 	if ttl <= 0 || cfg.Connect == nil || cfg.Clock == nil || cfg.Create == nil {

@@ -37,8 +37,8 @@ func (m *Manager) await(ctx context.Context, g *Grant) error {
 	case err != nil:
 	case ended != nil:
 		err = ended // nothing was sent
-	case len(m.reqs)-m.held >= MaxOutstanding:
-		err = fmt.Errorf("%w: %d requests of this process wait for an answer (MaxOutstanding)", lockerr.ErrLimit, MaxOutstanding)
+	case len(m.reqs)-m.held >= m.cfg.MaxPending:
+		err = fmt.Errorf("%w: %d calls of this process wait for an answer (Config.MaxPending); let fewer lock at a time", lockerr.ErrLimit, m.cfg.MaxPending)
 	}
 	if err != nil {
 		m.mu.Unlock()
