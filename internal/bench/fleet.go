@@ -21,16 +21,22 @@ type fleet struct {
 	addrs   []string
 	seeds   []string // those that a member is told of
 	expect  int
+	secret  string     // "": none
 	procs   []*process // nil: not running
 }
 
 // startFleet starts a cluster in a folder of its own and waits until it is whole.
 func (b *bench) startFleet(ctx context.Context, store, part string) (*fleet, error) {
+	return b.startSecretFleet(ctx, store, part, "")
+}
+
+// startSecretFleet is startFleet with a secret.
+func (b *bench) startSecretFleet(ctx context.Context, store, part, secret string) (*fleet, error) {
 	addrs, err := freePorts(members)
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{folder: filepath.Join(b.folder, part+"-"+store), durable: store == storeDurable, addrs: addrs, seeds: addrs, expect: members, procs: make([]*process, members)}
+	f := &fleet{folder: filepath.Join(b.folder, part+"-"+store), durable: store == storeDurable, addrs: addrs, seeds: addrs, expect: members, secret: secret, procs: make([]*process, members)}
 	if err := mkdir(f.folder); err != nil {
 		return nil, err
 	}
@@ -64,7 +70,7 @@ func (f *fleet) launch(i int) (err error) {
 }
 
 func (f *fleet) join(ctx context.Context, i int) error {
-	j := &join{Name: nameOf(i), Bind: f.addrs[i], Peers: f.seeds, Expect: f.expect}
+	j := &join{Name: nameOf(i), Bind: f.addrs[i], Peers: f.seeds, Expect: f.expect, Secret: f.secret}
 	if f.durable {
 		j.Dir = filepath.Join(f.folder, j.Name)
 	}

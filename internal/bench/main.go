@@ -50,6 +50,7 @@ type options struct {
 	callers  []int
 	measure  time.Duration
 	warm     time.Duration
+	rounds   int
 	kills    int
 	starts   int
 	idle     time.Duration
@@ -73,6 +74,7 @@ const (
 	partKinds      = "kinds"
 	partFleet      = "fleet"
 	partFlood      = "flood"
+	partSecret     = "secret"
 
 	storeDurable = "durable"
 	storeMemory  = "memory"
@@ -85,12 +87,13 @@ func parse(args []string, usage io.Writer) (options, error) {
 	o := options{args: args}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(usage)
-	parts := flags.String("parts", "throughput,failover,alone,memory,kinds,fleet,flood", "what to measure")
+	parts := flags.String("parts", "throughput,failover,alone,memory,kinds,fleet,flood,secret", "what to measure")
 	stores := flags.String("stores", "durable,memory", "where clusters keep their log in throughput and failover")
 	from := flags.String("from", "leader,follower", "which member takes the locks of throughput, or floods")
 	callers := flags.String("callers", "1,64,256", "concurrent callers of throughput and kinds")
 	flags.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of each row of throughput, kinds and flood")
 	flags.DurationVar(&o.warm, "warm", time.Second, "time under load before each of them")
+	flags.IntVar(&o.rounds, "rounds", 9, "of each row of secret, and of each of its two clusters")
 	flags.IntVar(&o.kills, "kills", 20, "of the leader, for each store of failover")
 	flags.IntVar(&o.starts, "starts", 50, "of a process alone")
 	flags.DurationVar(&o.idle, "idle", 10*time.Second, "time for which a process alone, or a fleet, does nothing")
@@ -106,7 +109,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 		return o, err
 	}
 	var errs [5]error
-	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory, partKinds, partFleet, partFlood)
+	o.parts, errs[0] = choice("parts", *parts, partThroughput, partFailover, partAlone, partMemory, partKinds, partFleet, partFlood, partSecret)
 	o.stores, errs[1] = choice("stores", *stores, storeDurable, storeMemory)
 	o.from, errs[2] = choice("from", *from, fromLeader, fromFollower)
 	o.callers, errs[3] = numbers("callers", *callers)
@@ -118,8 +121,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 		err = fmt.Errorf("unexpected %q", flags.Arg(0))
 	case o.measure <= 0 || o.warm < 0 || o.idle <= 0 || o.settle < 0:
 		err = errors.New("-measure and -idle must be above 0, -warm and -settle must not be below")
-	case o.kills < 1 || o.starts < 1 || o.keys < 1 || o.held < 1 || o.flooders < 1:
-		err = errors.New("-kills, -starts, -keys, -held and -flooders must be at least 1; -parts leaves a part out")
+	case o.rounds < 1 || o.kills < 1 || o.starts < 1 || o.keys < 1 || o.held < 1 || o.flooders < 1:
+		err = errors.New("-rounds, -kills, -starts, -keys, -held and -flooders must be at least 1; -parts leaves a part out")
 	case slices.Min(o.sizes) < members || o.swarm != 0 && o.swarm < leastSwarm:
 		err = fmt.Errorf("-sizes must be at least %d, -swarm 0 or at least %d", members, leastSwarm)
 	}
@@ -168,7 +171,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	writeMachine(out, folder, o.args)
 	measure := map[string]func(context.Context) error{
 		partThroughput: b.throughput, partFailover: b.failover, partAlone: b.alone, partMemory: b.memory, partKinds: b.kinds, partFleet: b.fleets,
-		partFlood: b.flood,
+		partFlood: b.flood, partSecret: b.secrets,
 	}
 	for _, part := range o.parts {
 		if err := measure[part](ctx); err != nil {

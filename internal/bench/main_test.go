@@ -25,7 +25,7 @@ func TestRun(t *testing.T) {
 	dir, profiles := t.TempDir(), t.TempDir()
 	o, err := parse([]string{
 		"-callers", "4,256", "-measure", "400ms", "-warm", "50ms", "-kills", "1", "-starts", "2", "-idle", "100ms", "-keys", "2000",
-		"-sizes", "3", "-swarm", "10", "-held", "30", "-settle", "10ms", "-flooders", "64",
+		"-sizes", "3", "-swarm", "10", "-held", "30", "-settle", "10ms", "-flooders", "64", "-rounds", "1",
 		"-dir", dir, "-profile", profiles,
 	}, t.Output())
 	if err != nil {
@@ -58,7 +58,7 @@ func TestRun(t *testing.T) {
 		"Heap of a cluster in memory before, with and after 2,000 keys": 1 + 3,
 		"Lock and Unlock of each kind, in memory, taken by a follower":  1 + 2*len(kinds),
 		"A fleet comes together": 1 + 2, "A fleet idles for 100ms": 1 + 2*2, "The leader of a fleet is killed": 1 + 2,
-		"Two members of 4 callers beside a third of 64": 1 + 2*3*2,
+		"Two members of 4 callers beside a third of 64": 1 + 2*3*2, "With a secret and without, medians of rounds by turns": 1 + 2*2*2,
 	}
 	for title, rows := range want {
 		if tables[title] != rows {
@@ -68,14 +68,14 @@ func TestRun(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if left, err := os.ReadDir(profiles); err != nil || len(left) != 3*3*2*2*2+3*(3+7+7) { // of throughput, and of those of the fleet who live
+	if left, err := os.ReadDir(profiles); err != nil || len(left) != 3*3*3*2*2*2+3*(3+7+7) { // of throughput, twice of secret, and of those of the fleet who live
 		t.Errorf("%d profiles, %v", len(left), err)
 	}
 }
 
 func TestBadFlags(t *testing.T) {
 	for _, flags := range []string{
-		"-parts speed", "-stores disk", "-from anywhere", "-callers 0", "-callers 1,x", "-kills 0", "-measure 0s", "-warm -1s", "now", "-sizes 2", "-swarm 3", "-held 0", "-flooders 0",
+		"-parts speed", "-stores disk", "-from anywhere", "-callers 0", "-callers 1,x", "-kills 0", "-measure 0s", "-warm -1s", "now", "-sizes 2", "-swarm 3", "-held 0", "-flooders 0", "-rounds 0",
 	} {
 		if _, err := parse(strings.Fields(flags), io.Discard); err == nil {
 			t.Errorf("%q is taken", flags)

@@ -95,7 +95,7 @@ func (m *member) join(ctx context.Context, j *join) (err error) {
 
 func joinAs(ctx context.Context, j *join) (*distlock.Cluster, error) {
 	return distlock.JoinContext(ctx, distlock.Config{
-		Name: j.Name, Bind: j.Bind, Peers: j.Peers, Expect: j.Expect, DataDir: j.Dir,
+		Name: j.Name, Bind: j.Bind, Peers: j.Peers, Expect: j.Expect, DataDir: j.Dir, Secret: j.Secret,
 		JoinTimeout: time.Hour, // ctx ends before
 		Logger:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})

@@ -48,6 +48,7 @@ type join struct {
 	Peers  []string `json:"peers,omitempty"`
 	Expect int      `json:"expect,omitempty"`
 	Dir    string   `json:"dir,omitempty"`
+	Secret string   `json:"secret,omitempty"`
 }
 
 // swarm is members that one process joins with, so many at a time.
