@@ -130,7 +130,10 @@ func TestCopyUnderAnotherName(t *testing.T) {
 	index := l.group.fsm.View().Index()
 	failed := make(chan error, 1)
 	copied := as("impostor", dir, func(err error) { failed <- err })
-	await(t, leader, "gossip has told of it", func() bool {
+	await(t, leader, "gossip has told of it, or it has stopped", func() bool {
+		if len(failed) > 0 {
+			return true
+		}
 		for _, m := range leader.gossip.Members() {
 			if m.Name == "impostor" && m.Server == victim.Server() {
 				return true

@@ -24,7 +24,7 @@ const (
 	// knownDetourAfter is that where the server was reached through another member before: enough for the direct way to come first once it is back.
 	knownDetourAfter = 20 * time.Millisecond
 
-	// goneDetourAfter is that where nobody listens, or where nobody says that the server lives: all who had a leader that has died come there.
+	// goneDetourAfter is that where nobody listens, and nobody says that the server lives: all who had a leader that has died come there.
 	goneDetourAfter = 500 * time.Millisecond
 
 	maxDetours  = 3   // members through which one server is looked for at a time
@@ -76,7 +76,7 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 	var there atomic.Bool // the server's machine has answered: whoever asks it finds it as busy as this process does
 	try(func() way { return n.dialServer(withConnected(ctx, &there), server) })
 	detours, known := n.detoursTo(server)
-	w := detourWait{began: time.Now(), after: detourAfter, unsure: lives != nil}
+	w := detourWait{began: time.Now(), after: detourAfter}
 	if known {
 		w.after = knownDetourAfter
 	}
@@ -141,12 +141,11 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 
 // detourWait says when it is time to look for a way through another member.
 type detourWait struct {
-	began  time.Time
-	after  time.Duration
-	unsure bool // somebody may tell whether the server lives
-	lives  bool // and has told so
-	gone   bool // the direct dial found nobody there
-	tried  int
+	began time.Time
+	after time.Duration
+	lives bool // somebody hears the server
+	gone  bool // the direct dial found nobody there
+	tried int
 }
 
 func (w *detourWait) due(there bool) bool {
@@ -158,8 +157,6 @@ func (w *detourWait) due(there bool) bool {
 		return waited >= goneDetourAfter
 	case there:
 		return false
-	case w.unsure && !w.lives:
-		return waited >= goneDetourAfter
 	}
 	return waited >= w.after
 }
