@@ -20,7 +20,7 @@ func freePorts(t testing.TB, n int) []string {
 	var out []string
 	for len(out) < n {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(18000))
-		if _, taken := takenPorts.LoadOrStore(addr, t.Name()); taken {
+		if _, taken := takenPorts.LoadOrStore(addr, true); taken {
 			continue
 		}
 		tcp, udp, err := mux.System().Listen(addr)
@@ -35,7 +35,7 @@ func freePorts(t testing.TB, n int) []string {
 	return out
 }
 
-var takenPorts sync.Map // from an address to the test that has it
+var takenPorts sync.Map // addresses that some test has
 
 // members are the processes of a test cluster, all inside this one.
 type members struct {
