@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -603,8 +604,18 @@ func TestLongRefusalTextIsCut(t *testing.T) {
 func FuzzHello(f *testing.F) {
 	f.Add(encodeHello(wire.Hello{Version: wire.ProtocolVersion, Kind: wire.KindCall, Group: "g", Name: "n"}))
 	f.Add(encodeHello(wire.Hello{Version: 2, Kind: wire.KindCall}))
+	f.Add(encodeHello(wire.Hello{Version: wire.ProtocolVersion, Kind: wire.KindRaft, Target: wire.UUID{1}}))
+	f.Add([]byte("GET / HTTP/1.1\r\n"))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		h, err := readHello(bytes.NewReader(p))
+		alloctest.PaidWith(t, 0, alloctest.Constant, func() { _, _ = readHello(bytes.NewReader(p)) }) // of whatever length
+		rest := bytes.NewReader(p)
+		h, err := readHello(rest)
+		if read := len(p) - rest.Len(); read > helloHeader+MaxHello {
+			t.Fatalf("%d bytes were read", read)
+		}
+		if err == nil && h.Kind != KindOf(p) {
+			t.Fatalf("a stream of kind %q is taken for one of %q", h.Kind, KindOf(p))
+		}
 		if err != nil || h.Version != wire.ProtocolVersion {
 			return
 		}
@@ -617,8 +628,13 @@ func FuzzHello(f *testing.F) {
 
 func FuzzWelcome(f *testing.F) {
 	f.Add(encodeWelcome(wire.Welcome{Version: wire.ProtocolVersion, Text: "t", Name: "n"}))
+	f.Add(encodeWelcome(wire.Welcome{Version: wire.ProtocolVersion, Refusal: wire.RefusedCluster, Cluster: wire.UUID{1}, Name: "n"}))
 	f.Fuzz(func(t *testing.T, p []byte) {
+		alloctest.PaidWith(t, 0, alloctest.Constant, func() { _, _ = readWelcome(bytes.NewReader(p)) })
 		a, err := readWelcome(bytes.NewReader(p))
+		if err == nil { // what is said of a refusal is for logs
+			_ = (&RefusedError{Addr: "a:1", Welcome: a}).Error()
+		}
 		if err != nil || a.Version != wire.ProtocolVersion {
 			return
 		}
