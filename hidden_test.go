@@ -106,7 +106,7 @@ func TestConfigHidesItsSecrets(t *testing.T) {
 	second, third := "another "+theSecret[7:], "the third "+theSecret[9:]
 	c := Config{
 		Name: "web-1", Bind: "127.0.0.1:7950", Peers: []string{"a:1"}, Secret: theSecret, Secrets: []string{second, third}, SessionTTL: 3 * time.Second,
-		TLS: &tls.Config{ServerName: "inside " + theSecret, SessionTicketKey: [32]byte([]byte(theSecret)[:32])},
+		TLS: &tls.Config{ServerName: "inside " + theSecret},
 	}
 	said := map[string]string{"String": c.String(), "GoString": c.GoString(), "Println": fmt.Sprintln(c, &c)}
 	for _, verb := range strings.Fields("%v %+v %#v %s %q %x %X %d %o %b %c %e %t %T") {

@@ -76,8 +76,9 @@ type Config struct {
 	Voters int
 	// NoVote keeps this process from ever becoming a voter. Own.
 	NoVote bool
-	// DataDir is the directory of the Raft log and the snapshots; it is made if it is not there, and is one process's at a time.
-	// Own; empty keeps all in memory.
+	// DataDir is the directory of the Raft log and the snapshots; it is made if it is not there, for this user alone, and is one process's
+	// at a time. One that is there must be this user's or root's, and not everybody's to write to; its group may have access, as a volume of
+	// Kubernetes gives it. Own; empty keeps all in memory.
 	DataDir string
 	// Secret is a random text of at least 32 characters that all members share; it gives mutual TLS and gossip encryption without a
 	// PKI. All. Not built yet: Join answers an error that matches errors.ErrUnsupported.
