@@ -468,6 +468,78 @@ func TestPendingHandshakesAreCapped(t *testing.T) {
 	})
 }
 
+// from is a stream of a certain host.
+type from struct {
+	net.Conn
+	host string
+}
+
+func (f from) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(f.host), Port: 1} }
+
+// dialFrom opens a stream as a host would, and says nothing.
+func (p *pipes) dialFrom(t *testing.T, host string) net.Conn {
+	t.Helper()
+	near, far := net.Pipe()
+	p.conns <- from{far, host}
+	return near
+}
+
+// Strangers with several addresses can take all places for a handshake, and yet nobody who has few is kept out: the address with the most gives
+// one up.
+func TestACrowdMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p, _ := start(t, nil)
+		crowd := []string{"10.9.9.1", "10.9.9.2", "10.9.9.3"}
+		for i := range MaxPending {
+			p.dialFrom(t, crowd[i%len(crowd)])
+		}
+		synctest.Wait()
+		m.mu.Lock()
+		all := m.load.total.pending
+		m.mu.Unlock()
+		if all != MaxPending {
+			t.Fatalf("%d handshakes are under way", all)
+		}
+		ordinary := p.dialFrom(t, "10.0.0.7")
+		begin := time.Now()
+		h := newIdentity().self(wire.KindCall, wire.UUID{})
+		h.Version, h.Kind = wire.ProtocolVersion, wire.KindCall
+		go ordinary.Write(encodeHello(h))
+		if a, err := readWelcome(ordinary); err != nil || time.Since(begin) > 0 {
+			t.Errorf("who has one stream is answered with %+v, %v after %s", a, err, time.Since(begin))
+		}
+		p.dialFrom(t, "10.0.0.8") // the place that is free again
+		synctest.Wait()
+		m.mu.Lock()
+		if len(m.pending) != m.load.total.pending { // else one that is through would be closed
+			t.Errorf("%d handshakes are under way, and %d could make room", m.load.total.pending, len(m.pending))
+		}
+		m.mu.Unlock()
+		// One of the crowd itself gets no place by this.
+		one := p.dialFrom(t, crowd[0])
+		if err := ended(one); err != io.EOF || time.Since(begin) > 0 {
+			t.Errorf("one of the crowd: %v after %s", err, time.Since(begin))
+		}
+		time.Sleep(HandshakeTimeout)
+		synctest.Wait()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(m.pending) != 0 || m.load.total.pending != 0 {
+			t.Errorf("left over: %d, %+v", len(m.pending), m.load)
+		}
+	})
+}
+
+func TestHosts(t *testing.T) {
+	for addr, want := range map[string]string{
+		"10.0.0.1": "10.0.0.1", "::1": "::1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64", "2001:db8:1:2::9": "2001:db8:1:2::/64", "fe80::1": "fe80::1",
+	} {
+		if got := hostOf(from{host: addr}); got != want {
+			t.Errorf("%s counts as %s, want %s", addr, got, want)
+		}
+	}
+}
+
 func TestOpenStreamsAreCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _, _ := start(t, nil)
