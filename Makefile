@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet format fuzz chaos faults first-start quiet rolling-versions netns ci demo deploy bench gobench clean
+.PHONY: help test race lint vet vulncheck format fuzz malice chaos faults first-start quiet rolling-versions netns ci demo deploy bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,11 +17,17 @@ lint: ## gofmt and the linter that tools/go.mod pins
 vet: ## go vet for Linux, macOS and Windows
 	.ci/run vet
 
+vulncheck: ## known vulnerabilities that the code can reach, by the version that tools/go.mod pins; needs https://vuln.go.dev (VULNDB=file://… for a copy)
+	.ci/run vuln
+
 format: ## rewrite the code as gofmt wants it
 	gofmt -w .
 
 fuzz: ## every fuzz target with 200,000 inputs each, a minute or two (FUZZTIME=…x for so many)
 	FUZZTIME=$${FUZZTIME:-200000x} .ci/run fuzz
+
+malice: ## 100,000 random, cut, changed, replayed and oversized payloads at a cluster under load; half a minute (DISTLOCK_MALICE=… for so many)
+	DISTLOCK_MALICE=$${DISTLOCK_MALICE:-100000} go test -v -count=1 -timeout 1h -run '^TestMalice$$' .
 
 chaos: ## long runs under load and faults: real processes that are killed, paused and updated, then clusters in virtual time (DISTLOCK_SEEDS=… for so many)
 	DISTLOCK_CHAOS=1 go test -v -count=1 -timeout 2h ./internal/proctest

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -37,6 +38,11 @@ var (
 	_ func(*distlock.Cluster, context.Context, io.Reader) error                                = (*distlock.Cluster).Restore
 	_ func(*distlock.Cluster, context.Context) error                                           = (*distlock.Cluster).Reform
 	_ func(string) func(context.Context) ([]string, error)                                     = distlock.PeersFile
+	_ func(distlock.Config) string                                                             = distlock.Config.String
+	_ func(distlock.Config) string                                                             = distlock.Config.GoString
+	_ func(distlock.Config, fmt.State, rune)                                                   = distlock.Config.Format
+	_ func(distlock.Config) slog.Value                                                         = distlock.Config.LogValue
+	_ func(distlock.Config) ([]byte, error)                                                    = distlock.Config.MarshalJSON
 	_ func(context.Context) (distlock.Fence, bool)                                             = distlock.FenceFrom
 	_ func() distlock.Guard                                                                    = distlock.NewGuard
 	_ func(distlock.Guard, func(*http.Request) string, http.Handler) http.Handler              = distlock.RequireFence

@@ -31,10 +31,11 @@ var floors = [][]string{
 
 // scaffold are rooms that only tests may import, or nobody, and what they may import themselves.
 var scaffold = map[string][]string{
-	"internal/simnet":   {"internal/mux"},
-	"internal/testpki":  {},
-	"internal/proctest": {"."},
-	"internal/bench":    {".", "internal/mux", "internal/gossip", "internal/session", "internal/node"}, // the lower ones to simulate a large fleet
+	"internal/alloctest": {},
+	"internal/simnet":    {"internal/mux"},
+	"internal/testpki":   {},
+	"internal/proctest":  {"."},
+	"internal/bench":     {".", "internal/mux", "internal/gossip", "internal/session", "internal/node"}, // the lower ones to simulate a large fleet
 }
 
 // pure are rooms in which the same input always gives the same output: no clock, no I/O, no goroutine, no randomness. Of ours they

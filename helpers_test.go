@@ -174,13 +174,17 @@ func testContext(t testing.TB, d time.Duration) context.Context {
 
 // testLogger logs to the test, until that is over: what a member says at the end of its life may come after.
 func testLogger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(testWriterOf(t), nil))
+}
+
+func testWriterOf(t testing.TB) *testWriter {
 	w := &testWriter{t: t}
 	t.Cleanup(func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.t = nil
 	})
-	return slog.New(slog.NewTextHandler(w, nil))
+	return w
 }
 
 type testWriter struct {

@@ -77,8 +77,9 @@ type Config struct {
 	Voters int
 	// NoVote keeps this process from ever becoming a voter. Own.
 	NoVote bool
-	// DataDir is the directory of the Raft log and the snapshots; it is made if it is not there, and is one process's at a time.
-	// Own; empty keeps all in memory.
+	// DataDir is the directory of the Raft log and the snapshots; it is made if it is not there, for this user alone, and is one process's
+	// at a time. One that is there must be this user's or root's, and not everybody's to write to; its group may have access, as a volume of
+	// Kubernetes gives it. Own; empty keeps all in memory.
 	DataDir string
 	// Secret is a random text of at least 32 characters that all members share: with it every stream is mutual TLS 1.3 and every packet of
 	// gossip is encrypted, with no PKI and no files. All. Make it with "openssl rand -base64 32", and not by thinking of one: whoever can

@@ -79,6 +79,9 @@ func (t *transport) openDir(s *settings) (err error) {
 	if t.dir, err = raftlog.LockDir(s.DataDir); err != nil {
 		return fmt.Errorf("Config.DataDir: %w", err)
 	}
+	for _, remark := range t.dir.Remarks() {
+		s.Logger.Info("the DataDir is more open than it need be", "dir", s.DataDir, "remark", remark)
+	}
 	if t.identity, _, err = raftlog.LoadIdentity(s.DataDir); err != nil {
 		return fmt.Errorf("Config.DataDir: %w", err)
 	}

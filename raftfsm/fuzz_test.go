@@ -3,37 +3,16 @@ package raftfsm
 import (
 	"bytes"
 	"errors"
-	"runtime"
 	"slices"
 	"testing"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/hashicorp/raft"
 )
 
-// What decoding may allocate: a factor for each byte of its input, and a constant beside.
-const (
-	allocFactor   = 64
-	allocConstant = 512 << 10
-)
-
-// checkAllocation fails if decode allocates more than it may for n bytes. What other goroutines allocate meanwhile is not told
-// apart, so only a figure that comes again counts.
-func checkAllocation(t testing.TB, n int, decode func()) {
-	t.Helper()
-	limit := uint64(allocFactor*n + allocConstant)
-	var got uint64
-	for range 3 {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		decode()
-		runtime.ReadMemStats(&after)
-		if got = after.TotalAlloc - before.TotalAlloc; got <= limit {
-			return
-		}
-	}
-	t.Errorf("%d bytes allocated for %d of input, limit %d", got, n, limit)
-}
+// allocConstant is what decoding may allocate beside what its input pays for: a snapshot's reader has blocks.
+const allocConstant = 512 << 10
 
 // FuzzEntry decodes any bytes as an entry, writes what it read, and applies it to a state that has an item of each kind. Whatever it
 // does to that must survive a snapshot.
@@ -59,7 +38,7 @@ func FuzzEntry(f *testing.F) {
 	f.Add(append([]byte{0x94, 1, 1, 1}, bytes.Repeat([]byte{0x91}, 10_000)...))
 	saved := snapshotOf(f, everything(f).View())
 	f.Fuzz(func(t *testing.T, p []byte) {
-		checkAllocation(t, len(p), func() { _, _ = DecodeEntry(p) })
+		alloctest.PaidWith(t, len(p), allocConstant, func() { _, _ = DecodeEntry(p) })
 		e, err := DecodeEntry(p)
 		if err != nil && !errors.Is(err, wire.ErrMalformed) && !errors.Is(err, ErrVersion) {
 			t.Fatalf("%x: an error of another kind: %v", p, err)
@@ -140,7 +119,7 @@ func FuzzSnapshot(f *testing.F) {
 	f.Add([]byte(snapshotMagic + "\x00\x00\x00\x05\xdd\x00\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		for _, p := range [][]byte{p, repaired(p)} {
-			checkAllocation(t, len(p), func() { _, _ = readSnapshot(bytes.NewReader(p)) })
+			alloctest.PaidWith(t, len(p), allocConstant, func() { _, _ = readSnapshot(bytes.NewReader(p)) })
 			m, err := restoreOf(p)
 			if err != nil {
 				if !errors.Is(err, ErrSnapshot) && !errors.Is(err, ErrVersion) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -91,6 +92,7 @@ func FuzzSaved(f *testing.F) {
 		f.Add(slices.Clone(w.Bytes()))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
+		alloctest.Paid(t, len(p), func() { DecodeSaved(wire.NewReader(p)) })
 		r := wire.NewReader(p)
 		s := DecodeSaved(r)
 		if r.End() != nil {

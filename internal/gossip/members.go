@@ -45,6 +45,7 @@ const (
 var (
 	errForeign = errors.New("of another open cluster")
 	errUnknown = errors.New("not to be known here")
+	errForged  = errors.New("said of a process of our cluster by somebody else")
 	errFull    = fmt.Errorf("more than %d processes", maxMembers)
 )
 
@@ -122,6 +123,14 @@ func (t *table) conflictsWith(m Meta) bool {
 	return m.Open && t.self.Open && !m.Cluster.IsZero() && !t.self.Cluster.IsZero() && m.Cluster != t.self.Cluster
 }
 
+// forged says that words which are at odds with us can't be the node's own: it is known as one of our open cluster, and a run of a process is
+// of one open cluster all its life. Believed, one such message would take a member out of the list until it has something else to say. t.mu
+// is held.
+func (t *table) forged(node string) bool {
+	r := t.rows[node]
+	return r != nil && r.Open && r.Cluster == t.self.Cluster
+}
+
 // read checks what a node says of itself.
 func read(n *memberlist.Node) (Meta, error) {
 	m, err := decodeMeta(n.Meta)
@@ -147,7 +156,7 @@ func (t *table) foreign(n *memberlist.Node) bool {
 		return false
 	}
 	t.mu.Lock()
-	self, foe := t.self, t.conflictsWith(m)
+	self, foe := t.self, t.conflictsWith(m) && !t.forged(n.Name)
 	if foe {
 		t.conflict(m)
 	}
@@ -186,6 +195,9 @@ func (t *table) judge(node string, m Meta) (self Meta, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.rows[node]
+	if t.conflictsWith(m) && t.forged(node) {
+		return t.self, errForged
+	}
 	if t.conflictsWith(m) {
 		if r != nil {
 			r.overridden, t.listed = true, nil

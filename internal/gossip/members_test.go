@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -231,6 +232,28 @@ func TestAConflictThatComesLaterHidesAMember(t *testing.T) {
 	tab.setSelf(self)
 	if names(tab.list()) != "b alive, me alive" || len(tab.conflicting()) != 0 {
 		t.Errorf("after ours is gone: %s; conflicts: %s", names(tab.list()), names(tab.conflicting()))
+	}
+}
+
+// Who is known as one of our open cluster is not taken out of it by what somebody else says of it.
+func TestAMemberIsNotTakenForAnother(t *testing.T) {
+	self, b := meta("me"), meta("b")
+	self.Cluster, self.Open = wire.NewUUID(), true
+	b.Cluster, b.Open = self.Cluster, true
+	tab := newTable(self, nil)
+	if err := tab.note(b, Alive); err != nil {
+		t.Fatal(err)
+	}
+	lie := b
+	lie.Cluster[3] ^= 1
+	if err := tab.note(lie, Alive); !errors.Is(err, errForged) {
+		t.Errorf("admitted with %v", err)
+	}
+	if tab.foreign(node(lie)) {
+		t.Error("its list is refused")
+	}
+	if names(tab.list()) != "b alive, me alive" || len(tab.conflicting()) != 0 {
+		t.Errorf("list: %s; conflicts: %s", names(tab.list()), names(tab.conflicting()))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/wire"
 	"pgregory.net/rapid"
 )
@@ -115,6 +116,7 @@ func FuzzDecodeMeta(f *testing.F) {
 	f.Add(Meta{Instance: wire.NewUUID(), Name: "a", Addr: "127.0.0.1:1", Open: true}.encode())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, p []byte) {
+		alloctest.PaidWith(t, 0, alloctest.Constant, func() { _, _ = decodeMeta(p) }) // MaxMeta bounds it
 		m, err := decodeMeta(p)
 		if err != nil {
 			return

@@ -301,6 +301,7 @@ func (m *Mux) settle(c *Conn, kind wire.Kind, a wire.Welcome) wire.Welcome {
 		return refuse(wire.RefusedBusy, "too many connections, in all or from %s", c.host)
 	}
 	c.kind, c.pending = kind, false
+	delete(m.pending, c)
 	return a
 }
 

@@ -35,6 +35,21 @@ func (l *load) begin(host string) bool {
 	return true
 }
 
+// greediest is the host with the most handshakes under way, where all places are taken and it has clearly more of them than host: so many
+// addresses can take all places, but none of them keeps another from its first.
+func (l *load) greediest(host string) (string, bool) {
+	if l.total.pending < MaxPending || l.hosts[host].pending >= MaxPendingPerHost {
+		return "", false
+	}
+	greedy, most := "", l.hosts[host].pending+1
+	for h, n := range l.hosts {
+		if n.pending > most {
+			greedy, most = h, n.pending
+		}
+	}
+	return greedy, greedy != ""
+}
+
 // open turns the place of a handshake into that of an open stream.
 func (l *load) open(host string) bool {
 	h := l.hosts[host]

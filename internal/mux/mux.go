@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -61,7 +62,8 @@ type Mux struct {
 	streams map[*Conn]struct{}
 	muted   map[wire.Kind]bool
 	accept  map[wire.Kind]chan *Conn
-	load    load // of incoming streams
+	load    load               // of incoming streams
+	pending map[*Conn]struct{} // those of streams that are in their handshake
 
 	strangers strangers
 }
@@ -72,6 +74,7 @@ func New(cfg Config) *Mux {
 		cfg:     cfg,
 		log:     cfg.Logger,
 		streams: map[*Conn]struct{}{},
+		pending: map[*Conn]struct{}{},
 		muted:   map[wire.Kind]bool{},
 		accept:  map[wire.Kind]chan *Conn{},
 	}
@@ -197,6 +200,7 @@ func (m *Mux) untrack(c *Conn) {
 		return
 	}
 	delete(m.streams, c)
+	delete(m.pending, c)
 	if c.incoming {
 		m.load.end(c.host, c.pending)
 	}
@@ -239,10 +243,12 @@ func (m *Mux) acceptLoop() {
 // incoming starts the handshake of a raw stream, if there is room for it.
 func (m *Mux) incoming(raw net.Conn) {
 	c := &Conn{Conn: raw, raw: raw, mux: m, host: hostOf(raw), incoming: true, pending: true, closing: make(chan struct{})}
+	m.makeRoom(c.host)
 	m.mu.Lock()
 	ok := !m.closed && m.load.begin(c.host)
 	if ok {
 		m.streams[c] = struct{}{}
+		m.pending[c] = struct{}{}
 		m.wg.Add(1) // beside the accept loop's own count, so it cannot start from zero while Close waits
 	}
 	m.mu.Unlock()
@@ -259,12 +265,48 @@ func (m *Mux) incoming(raw net.Conn) {
 	}()
 }
 
+// makeRoom ends one handshake of the host that has the most, if all places are taken and host has fewer.
+func (m *Mux) makeRoom(host string) {
+	m.mu.Lock()
+	greedy, ok := m.load.greediest(host)
+	var victim *Conn
+	if ok {
+		for c := range m.pending { // in no order, so that nobody knows whose turn it is
+			if c.host == greedy {
+				victim = c
+				break
+			}
+		}
+	}
+	m.mu.Unlock()
+	if victim != nil {
+		victim.abort()
+		if m.quiet.may(greedy, "crowd") {
+			m.log.Warn("a stream in its handshake was closed to make room: this address has too many", "remote", greedy)
+		}
+	}
+}
+
+// hostOf is whom a stream counts for: the remote's address, or of IPv6 the 64 bits that name its network, since whoever has one address there
+// has all of them.
 func hostOf(nc net.Conn) string {
 	addr := nc.RemoteAddr().String()
-	if host, _, err := net.SplitHostPort(addr); err == nil {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil || !ip.Is6() || ip.Is4In6() {
 		return host
 	}
-	return addr
+	if ip.IsLinkLocalUnicast() || ip.IsLoopback() {
+		return ip.WithZone("").String()
+	}
+	network, err := ip.WithZone("").Prefix(64)
+	if err != nil {
+		return host
+	}
+	return network.String()
 }
 
 // Dial opens a stream of kind to addr. target is the server that is wanted, zero when any will do (not for Raft). ctx bounds the dialing

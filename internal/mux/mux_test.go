@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -467,6 +468,78 @@ func TestPendingHandshakesAreCapped(t *testing.T) {
 	})
 }
 
+// from is a stream of a certain host.
+type from struct {
+	net.Conn
+	host string
+}
+
+func (f from) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(f.host), Port: 1} }
+
+// dialFrom opens a stream as a host would, and says nothing.
+func (p *pipes) dialFrom(t *testing.T, host string) net.Conn {
+	t.Helper()
+	near, far := net.Pipe()
+	p.conns <- from{far, host}
+	return near
+}
+
+// Strangers with several addresses can take all places for a handshake, and yet nobody who has few is kept out: the address with the most gives
+// one up.
+func TestACrowdMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p, _ := start(t, nil)
+		crowd := []string{"10.9.9.1", "10.9.9.2", "10.9.9.3"}
+		for i := range MaxPending {
+			p.dialFrom(t, crowd[i%len(crowd)])
+		}
+		synctest.Wait()
+		m.mu.Lock()
+		all := m.load.total.pending
+		m.mu.Unlock()
+		if all != MaxPending {
+			t.Fatalf("%d handshakes are under way", all)
+		}
+		ordinary := p.dialFrom(t, "10.0.0.7")
+		begin := time.Now()
+		h := newIdentity().self(wire.KindCall, wire.UUID{})
+		h.Version, h.Kind = wire.ProtocolVersion, wire.KindCall
+		go ordinary.Write(encodeHello(h))
+		if a, err := readWelcome(ordinary); err != nil || time.Since(begin) > 0 {
+			t.Errorf("who has one stream is answered with %+v, %v after %s", a, err, time.Since(begin))
+		}
+		p.dialFrom(t, "10.0.0.8") // the place that is free again
+		synctest.Wait()
+		m.mu.Lock()
+		if len(m.pending) != m.load.total.pending { // else one that is through would be closed
+			t.Errorf("%d handshakes are under way, and %d could make room", m.load.total.pending, len(m.pending))
+		}
+		m.mu.Unlock()
+		// One of the crowd itself gets no place by this.
+		one := p.dialFrom(t, crowd[0])
+		if err := ended(one); err != io.EOF || time.Since(begin) > 0 {
+			t.Errorf("one of the crowd: %v after %s", err, time.Since(begin))
+		}
+		time.Sleep(HandshakeTimeout)
+		synctest.Wait()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(m.pending) != 0 || m.load.total.pending != 0 {
+			t.Errorf("left over: %d, %+v", len(m.pending), m.load)
+		}
+	})
+}
+
+func TestHosts(t *testing.T) {
+	for addr, want := range map[string]string{
+		"10.0.0.1": "10.0.0.1", "::1": "::1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64", "2001:db8:1:2::9": "2001:db8:1:2::/64", "fe80::1": "fe80::1",
+	} {
+		if got := hostOf(from{host: addr}); got != want {
+			t.Errorf("%s counts as %s, want %s", addr, got, want)
+		}
+	}
+}
+
 func TestOpenStreamsAreCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _, _ := start(t, nil)
@@ -617,8 +690,18 @@ func TestLongRefusalTextIsCut(t *testing.T) {
 func FuzzHello(f *testing.F) {
 	f.Add(encodeHello(wire.Hello{Version: wire.ProtocolVersion, Kind: wire.KindCall, Group: "g", Name: "n"}))
 	f.Add(encodeHello(wire.Hello{Version: 2, Kind: wire.KindCall}))
+	f.Add(encodeHello(wire.Hello{Version: wire.ProtocolVersion, Kind: wire.KindRaft, Target: wire.UUID{1}}))
+	f.Add([]byte("GET / HTTP/1.1\r\n"))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		h, err := readHello(bytes.NewReader(p))
+		alloctest.PaidWith(t, 0, alloctest.Constant, func() { _, _ = readHello(bytes.NewReader(p)) }) // of whatever length
+		rest := bytes.NewReader(p)
+		h, err := readHello(rest)
+		if read := len(p) - rest.Len(); read > helloHeader+MaxHello {
+			t.Fatalf("%d bytes were read", read)
+		}
+		if err == nil && h.Kind != KindOf(p) {
+			t.Fatalf("a stream of kind %q is taken for one of %q", h.Kind, KindOf(p))
+		}
 		if err != nil || h.Version != wire.ProtocolVersion {
 			return
 		}
@@ -631,8 +714,13 @@ func FuzzHello(f *testing.F) {
 
 func FuzzWelcome(f *testing.F) {
 	f.Add(encodeWelcome(wire.Welcome{Version: wire.ProtocolVersion, Text: "t", Name: "n"}))
+	f.Add(encodeWelcome(wire.Welcome{Version: wire.ProtocolVersion, Refusal: wire.RefusedCluster, Cluster: wire.UUID{1}, Name: "n"}))
 	f.Fuzz(func(t *testing.T, p []byte) {
+		alloctest.PaidWith(t, 0, alloctest.Constant, func() { _, _ = readWelcome(bytes.NewReader(p)) })
 		a, err := readWelcome(bytes.NewReader(p))
+		if err == nil { // what is said of a refusal is for logs
+			_ = (&RefusedError{Addr: "a:1", Welcome: a}).Error()
+		}
 		if err != nil || a.Version != wire.ProtocolVersion {
 			return
 		}

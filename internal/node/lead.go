@@ -256,10 +256,14 @@ func (l *lead) pushLocked(outs []raftfsm.Routed) {
 }
 
 // attach makes sink the way to session's owner and tells it again what it must know: the grants that were revoked meanwhile. Outcomes of
-// open requests come when the owner sends those again.
+// open requests come when the owner sends those again. The way before ends: should it have been the owner's, and this one be somebody's who
+// repeats what he heard it say, the owner comes again at once instead of waiting for what is told to another.
 func (l *lead) attach(id uint64, sink session.Sink) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if old, ok := l.sinks[id].(interface{ superseded() }); ok && l.sinks[id] != sink {
+		old.superseded()
+	}
 	l.sinks[id] = sink
 	if outs := l.group.fsm.View().Revoked(id); len(outs) > 0 {
 		sink.Outcomes(id, outs)

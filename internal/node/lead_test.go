@@ -294,3 +294,33 @@ func TestPanicInAPush(t *testing.T) {
 type panicSink struct{ *fakeSink }
 
 func (panicSink) Outcomes(uint64, []wire.Outcome) { panic("a bug") }
+
+// endedSink is a sink whose end is noted.
+type endedSink struct {
+	fakeSink
+	ended int
+}
+
+func (s *endedSink) superseded() { s.ended++ }
+
+// Who attaches a session ends the way that it had before, and nobody's who attaches it again the same way.
+func TestOneWayToASession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		id := newSession(t, l, "m", time.Minute, &fakeSink{})
+		var owner, stranger endedSink
+		l.attach(id, &owner)
+		l.attach(id, &owner)
+		if owner.ended != 0 {
+			t.Error("a way is ended by itself")
+		}
+		l.attach(id, &stranger)
+		if owner.ended != 1 {
+			t.Error("the way before goes on, and nothing comes by it")
+		}
+		l.attach(id, &owner)
+		if stranger.ended != 1 || owner.ended != 1 {
+			t.Errorf("ended: the stranger %d times, the owner %d", stranger.ended, owner.ended)
+		}
+	})
+}

@@ -44,6 +44,9 @@ func newLocalLink(l *lead, sink session.Sink) (*localLink, bool) {
 
 func (k *localLink) finish() { k.once.Do(func() { close(k.done) }) }
 
+// superseded ends the link: its session is served by another.
+func (k *localLink) superseded() { k.finish() }
+
 func (k *localLink) deliver() {
 	defer k.wg.Done()
 	for {

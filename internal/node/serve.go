@@ -237,6 +237,16 @@ func (p *peerConn) send(kind uint8, body []byte) {
 	}
 }
 
+// superseded ends the connection: its session is served by another. It doesn't wait.
+func (p *peerConn) superseded() {
+	p.mu.Lock()
+	c := p.conn
+	p.mu.Unlock()
+	if c != nil {
+		c.Fail(errSuperseded)
+	}
+}
+
 // Closed forgets the connection.
 func (p *peerConn) Closed(*rpc.Conn) {
 	p.mu.Lock()
@@ -254,5 +264,7 @@ func (p *peerConn) Closed(*rpc.Conn) {
 	}
 	p.node.forgetPeer(p)
 }
+
+var errSuperseded = errors.New("its session is served by another connection now")
 
 var errUnknownMessage = errors.New("a message that this process doesn't understand, or to a lead that it has not")

@@ -22,11 +22,13 @@ type DirLock struct {
 	id   string
 	dir  string
 	made []string // directories that LockDir made, the innermost first
+
+	remarks []string
 }
 
 // LockDir takes the lock of dir, which it creates if it is not there. It does not wait: when another has it, the error matches ErrLocked and
-// names that process if it can. A directory with files that are not ours and no identity of ours in it is refused, and nothing is written
-// to it. On an error nothing is left.
+// names that process if it can. A directory with files that are not ours and no identity of ours in it is refused, and so is one that is somebody
+// else's or that everybody may write to, or with files of ours that are; nothing is written to it. On an error nothing is left.
 func LockDir(dir string) (*DirLock, error) {
 	made := missingDirs(dir)
 	l, err := lockDir(dir)
@@ -59,10 +61,14 @@ func removeEmpty(dirs []string) {
 }
 
 func lockDir(dir string) (*DirLock, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return nil, dirError(dir, err)
 	}
 	if err := notForeign(dir); err != nil {
+		return nil, err
+	}
+	access, err := judgeAccess(dir)
+	if err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, lockFileName)
@@ -75,6 +81,10 @@ func lockDir(dir string) (*DirLock, error) {
 			return nil, fmt.Errorf("DataDir %q: %w%s; give each process a directory of its own", dir, ErrLocked, lockedBy(path))
 		case err != nil:
 			return nil, dirError(dir, err)
+		}
+		l.remarks = access.close()
+		if access.shared {
+			l.remarks = append(l.remarks, "whoever is in its group may change what is in it")
 		}
 		return l, nil
 	}
@@ -105,7 +115,7 @@ func lockFile(f *os.File, wait time.Duration) error {
 
 // lockPath locks the file at path and writes this process's id into it. It answers errReplaced when the file is no longer the one at path.
 func lockPath(path string) (*DirLock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +146,9 @@ func lockPath(path string) (*DirLock, error) {
 	}
 	return &DirLock{f: f, id: fileID(mine)}, nil
 }
+
+// Remarks say what of the directory is more open than it need be, for the log.
+func (l *DirLock) Remarks() []string { return l.remarks }
 
 // ID names the locked file on this machine, as "device:inode"; "" on Windows.
 func (l *DirLock) ID() string { return l.id }

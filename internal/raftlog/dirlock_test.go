@@ -1,6 +1,7 @@
 package raftlog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -212,11 +214,15 @@ func FuzzIdentity(f *testing.F) {
 		if len(p) > sumSize {
 			p = sealed(nil, nil, p[:len(p)-sumSize])
 		}
+		alloctest.Paid(t, len(p), func() { _, _ = decodeIdentity(p) })
 		id, err := decodeIdentity(p)
-		if err == nil {
-			if _, err := decodeIdentity(encodeIdentity(id)); err != nil {
-				t.Fatal(err)
-			}
+		if err != nil {
+			return
+		}
+		first := encodeIdentity(id)
+		again, err := decodeIdentity(first)
+		if err != nil || !bytes.Equal(first, encodeIdentity(again)) {
+			t.Fatalf("%+v came back as %+v, %v", id, again, err)
 		}
 	})
 }

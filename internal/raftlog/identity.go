@@ -140,7 +140,10 @@ func exists(path string) bool {
 
 // writeDurably replaces the file at path by one that holds p.
 func writeDurably(path string, p []byte) error {
-	f, err := os.OpenFile(path+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(path + newSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a crash; or somebody else's, with a mode of his
+		return err
+	}
+	f, err := os.OpenFile(path+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
 	}

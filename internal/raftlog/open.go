@@ -117,7 +117,7 @@ func createBolt(dir, path string, server wire.UUID) error {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	db, err := bbolt.Open(fresh, 0o600, boltOptions(nil, nil))
+	db, err := bbolt.Open(fresh, fileMode, boltOptions(nil, nil))
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func openVerified(path string) (b *bolt, server wire.UUID, err error) {
 	b = &bolt{path: path, log: &commitLogger{}, enc: wire.NewWriter()}
 	err = shielded(func() error {
 		var err error
-		b.db, err = bbolt.Open(path, 0o600, boltOptions(open, b.log))
+		b.db, err = bbolt.Open(path, fileMode, boltOptions(open, b.log))
 		return err
 	})
 	if err != nil {

@@ -7,26 +7,10 @@ import (
 	"io"
 	"sync"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
-const (
-	keptSnapshots     = 2       // files; the older one serves when the newest cannot be read
-	maxMemorySnapshot = 1 << 30 // bytes in one snapshot in memory
-)
-
-// FileSnapshots keeps snapshots in the folder "snapshots" of dir: written under another name, with a checksum, and renamed when complete.
-func FileSnapshots(dir string, logger hclog.Logger) (raft.SnapshotStore, error) {
-	if logger == nil {
-		logger = hclog.NewNullLogger()
-	}
-	s, err := raft.NewFileSnapshotStoreWithLogger(dir, keptSnapshots, logger)
-	if err != nil {
-		return nil, fmt.Errorf("DataDir %q: snapshots: %w", dir, err)
-	}
-	return s, nil
-}
+const maxMemorySnapshot = 1 << 30 // bytes in one snapshot in memory
 
 // MemorySnapshots keeps the latest complete snapshot in memory. A snapshot is visible once its sink is closed; who reads an older one
 // keeps its bytes. Safe for concurrent use. (raft.InmemSnapshotStore shows a snapshot while it is being written, and loses the one before.)

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -137,3 +140,71 @@ type ragged struct {
 }
 
 func (r *ragged) Read(p []byte) (int, error) { return r.r.Read(p[:1+r.rng.IntN(len(p))]) }
+
+// FuzzConn lets a peer say anything. Whatever it is, nothing panics, the connection ends with the stream, every call in it is answered at
+// most once, and what is said back are frames.
+func FuzzConn(f *testing.F) {
+	var calls []byte
+	for id := range uint64(3) {
+		calls = appendFrame(calls, frame{typ: frameCall, id: id, kind: 1, body: []byte("body")})
+		calls = appendFrame(calls, frame{typ: frameCancel, id: id})
+	}
+	f.Add(calls)
+	for _, fr := range frames() {
+		if len(fr.body) < 1000 {
+			f.Add(appendFrame(appendFrame(nil, fr), fr))
+		}
+	}
+	f.Add(appendFrame(nil, frame{typ: frameFailed, id: 1, kind: CodeBusy, body: make([]byte, wire.MaxText+1)}))
+	f.Add(binary.BigEndian.AppendUint32(nil, wire.MaxFrame))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		asked := map[uint64]int{}
+		for r := newFrameReader(bytes.NewReader(p)); ; {
+			fr, err := r.next()
+			if err != nil {
+				break
+			}
+			if fr.typ == frameCall {
+				asked[fr.id]++
+			}
+		}
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			ended := 0
+			c := New(near, handler{call: echo, closed: func(*Conn) { ended++ }}, Options{})
+			said := make(chan []byte)
+			go func() { // ends with the pipe
+				all, _ := io.ReadAll(far)
+				said <- all
+			}()
+			alloctest.PaidWith(t, len(p), 1<<20, func() {
+				_, _ = far.Write(p)
+				p = nil
+				synctest.Wait()
+			})
+			far.Close()
+			<-c.Done()
+			c.Close()
+			for r := newFrameReader(bytes.NewReader(<-said)); ; {
+				fr, err := r.next()
+				if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) { // the end may have come within one
+					break
+				} else if err != nil {
+					t.Fatalf("what is said back are no frames: %v", err)
+				}
+				switch fr.typ {
+				case frameReply, frameFailed:
+					if asked[fr.id]--; asked[fr.id] < 0 {
+						t.Errorf("call %d is answered once too often", fr.id)
+					}
+				case framePong:
+				default:
+					t.Errorf("a frame of type %d is said back", fr.typ)
+				}
+			}
+			if ended != 1 {
+				t.Errorf("the handler was told of the end %d times", ended)
+			}
+		})
+	})
+}

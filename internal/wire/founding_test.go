@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/godistlock/distlock/internal/alloctest"
 )
 
 func charterOf(n int) Charter {
@@ -86,6 +88,7 @@ func FuzzFounding(f *testing.F) {
 		f.Add(append([]byte(nil), encodeFounding(m)...))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
+		alloctest.Paid(t, len(p), func() { DecodeFounding(NewReader(p)) })
 		r := NewReader(p)
 		m := DecodeFounding(r)
 		if r.End() != nil {

@@ -2,34 +2,11 @@ package wire
 
 import (
 	"bytes"
-	"runtime"
+	"strings"
 	"testing"
-)
 
-// A decoder may allocate allocFactor bytes for each of its input's, and allocConstant (its reader, an error's text, and what the
-// runtime does meanwhile) beside.
-const (
-	allocFactor   = 64
-	allocConstant = 64 << 10
+	"github.com/godistlock/distlock/internal/alloctest"
 )
-
-// checkAllocation fails if decode allocates more than a decoder may for input. What other goroutines allocate meanwhile is not
-// told apart, so only a figure that comes again counts.
-func checkAllocation(t testing.TB, input []byte, decode func()) {
-	t.Helper()
-	limit := uint64(allocFactor*len(input) + allocConstant)
-	var got uint64
-	for range 3 {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		decode()
-		runtime.ReadMemStats(&after)
-		if got = after.TotalAlloc - before.TotalAlloc; got <= limit {
-			return
-		}
-	}
-	t.Errorf("%d bytes allocated for %d of input, limit %d: %x", got, len(input), limit, input[:min(len(input), 100)])
-}
 
 // fuzzDecoder checks that decode never panics or allocates too much, and that what it lets through is written and read back to
 // the same bytes.
@@ -43,7 +20,7 @@ func fuzzDecoder[T any](f *testing.F, decode func(*Reader) T, encode func(*Write
 	f.Add([]byte{0xdd, 0x00, 0xff, 0xff, 0xff})
 	f.Add(bytes.Repeat([]byte{0x91}, 1000)) // arrays in arrays
 	f.Fuzz(func(t *testing.T, p []byte) {
-		checkAllocation(t, p, func() { decode(NewReader(p)) })
+		alloctest.Paid(t, len(p), func() { decode(NewReader(p)) })
 		r := NewReader(p)
 		v := decode(r)
 		if r.Err() != nil {
@@ -136,4 +113,14 @@ func FuzzSession(f *testing.F) {
 func FuzzSessionReply(f *testing.F) {
 	fuzzDecoder(f, DecodeSessionReply, func(w *Writer, s SessionReply) { s.Encode(w) },
 		SessionReply{Code: CodeNameTaken, Session: 1, Term: 2, Renewals: 3, Text: "lives"})
+}
+
+func FuzzParseUUID(f *testing.F) {
+	f.Add(UUID{1, 0xab}.String())
+	f.Add(strings.ToUpper(UUID{1, 0xab}.String()))
+	f.Fuzz(func(t *testing.T, s string) {
+		if u, err := ParseUUID(s); err == nil && u.String() != s {
+			t.Fatalf("%q is written as %q", s, u)
+		}
+	})
 }

@@ -22,13 +22,13 @@ func (u UUID) IsZero() bool     { return u == UUID{} }
 func (u UUID) String() string   { return hex.EncodeToString(u[:]) }
 func (u UUID) Less(v UUID) bool { return bytes.Compare(u[:], v[:]) < 0 }
 
-// ParseUUID reads what String wrote.
+// ParseUUID reads what String wrote, and nothing else that would mean the same: texts are compared too.
 func ParseUUID(s string) (UUID, error) {
 	var u UUID
 	if len(s) != hex.EncodedLen(len(u)) {
 		return UUID{}, fmt.Errorf("%w: %q is no UUID", ErrMalformed, s)
 	}
-	if _, err := hex.Decode(u[:], []byte(s)); err != nil {
+	if _, err := hex.Decode(u[:], []byte(s)); err != nil || u.String() != s {
 		return UUID{}, fmt.Errorf("%w: %q is no UUID", ErrMalformed, s)
 	}
 	return u, nil
