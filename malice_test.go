@@ -27,6 +27,7 @@ var guarded = []struct {
 	sealed bool // what strangers say is never taken for a member's, so they may forge all that members say
 }{
 	{"plain", func(int, *Config) {}, false},
+	{"secret", func(_ int, c *Config) { c.Secret = theSecret }, true},
 }
 
 const (
