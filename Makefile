@@ -23,8 +23,8 @@ vulncheck: ## known vulnerabilities that the code can reach, by the version that
 format: ## rewrite the code as gofmt wants it
 	gofmt -w .
 
-fuzz: ## every fuzz target with 200,000 inputs each, a minute or two (FUZZTIME=…x for so many)
-	FUZZTIME=$${FUZZTIME:-200000x} .ci/run fuzz
+fuzz: ## every fuzz target for ten minutes each, some hours (FUZZTIME=1m for so long, FUZZTIME=4000x for so many inputs, as in CI)
+	FUZZTIME=$${FUZZTIME:-10m} .ci/run fuzz
 
 malice: ## 100,000 random, cut, changed, replayed and oversized payloads at a cluster under load; half a minute (DISTLOCK_MALICE=… for so many)
 	DISTLOCK_MALICE=$${DISTLOCK_MALICE:-100000} go test -v -count=1 -timeout 1h -run '^TestMalice$$' .
