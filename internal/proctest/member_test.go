@@ -155,7 +155,7 @@ func (p *process) join(ctx context.Context, cfg config) error {
 	}
 	c, err := distlock.JoinContext(ctx, distlock.Config{
 		Name: cfg.Name, Bind: cfg.Bind, Peers: cfg.Peers, Expect: cfg.Expect, DataDir: cfg.Dir, SessionTTL: cfg.TTL, JoinTimeout: patience,
-		NoVote: cfg.NoVote, Insecure: cfg.Insecure,
+		NoVote: cfg.NoVote, Secret: cfg.Secret,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

@@ -33,10 +33,10 @@ type config struct {
 	TTL     time.Duration `json:"ttl"`
 
 	// What processes of an earlier commit are not told.
-	NoVote   bool   `json:"novote,omitempty"`
-	Insecure bool   `json:"insecure,omitempty"`
-	Web      string `json:"web,omitempty"`   // where it serves Cluster.Handler; then SIGTERM makes it leave
-	Names    string `json:"names,omitempty"` // the DNS server that it asks, instead of the machine's
+	NoVote bool   `json:"novote,omitempty"`
+	Secret string `json:"secret,omitempty"`
+	Web    string `json:"web,omitempty"`   // where it serves Cluster.Handler; then SIGTERM makes it leave
+	Names  string `json:"names,omitempty"` // the DNS server that it asks, instead of the machine's
 }
 
 // load is what a process does by itself: workers take locks in turn and hold them for a while.
