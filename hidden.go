@@ -33,6 +33,7 @@ func (c Config) attrs() []slog.Attr {
 	add(c.TLS != nil, "TLS", "set") // it has private keys
 	add(c.Insecure, "Insecure", c.Insecure)
 	add(c.SessionTTL != 0, "SessionTTL", c.SessionTTL)
+	add(c.MaxPending != 0, "MaxPending", c.MaxPending)
 	add(c.JoinTimeout != 0, "JoinTimeout", c.JoinTimeout)
 	add(c.Logger != nil, "Logger", "set")
 	return all
