@@ -76,7 +76,7 @@ func (n *Node) members() []gossip.Member {
 	if !n.cfg.NamesProven {
 		return all
 	}
-	return slices.DeleteFunc(all, func(m gossip.Member) bool { return n.stranger(m.Server, m.Name) != nil })
+	return slices.DeleteFunc(slices.Clone(all), func(m gossip.Member) bool { return n.stranger(m.Server, m.Name) != nil })
 }
 
 // dial opens a stream, unless a stranger answers it.
