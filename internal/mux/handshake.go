@@ -297,12 +297,25 @@ func (m *Mux) settle(c *Conn, kind wire.Kind, a wire.Welcome) wire.Welcome {
 	if _, ok := m.streams[c]; !ok {
 		return refuse(wire.RefusedMuted, "%v", net.ErrClosed)
 	}
+	if kind == wire.KindRaft && m.raftStreams() >= MaxRaftStreams {
+		return refuse(wire.RefusedBusy, "%d streams for Raft are open", MaxRaftStreams)
+	}
 	if !m.load.open(c.host) {
 		return refuse(wire.RefusedBusy, "too many connections, in all or from %s", c.host)
 	}
 	c.kind, c.pending = kind, false
 	delete(m.pending, c)
 	return a
+}
+
+// raftStreams counts those that came in; m.mu is held.
+func (m *Mux) raftStreams() (n int) {
+	for c := range m.streams {
+		if c.incoming && c.kind == wire.KindRaft {
+			n++
+		}
+	}
+	return n
 }
 
 func refuse(why wire.Refusal, format string, args ...any) wire.Welcome {

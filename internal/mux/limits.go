@@ -14,6 +14,7 @@ const (
 	MaxPendingPerHost = 512
 	MaxStreams        = 16384 // incoming streams through their handshake
 	MaxStreamsPerHost = 8192
+	MaxRaftStreams    = 256 // of them: each costs Raft 256 KiB, and seven voters and two standbys need few
 )
 
 // count is streams in their handshake and through it.

@@ -559,6 +559,29 @@ func TestOpenStreamsAreCapped(t *testing.T) {
 	})
 }
 
+// Raft's streams are few and dear: more are refused, and one that ends makes room.
+func TestRaftStreamsAreCapped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _, id := start(t, nil)
+		var first *Conn
+		for range MaxRaftStreams {
+			mustDial(t, m, wire.KindRaft, id.server)
+			if far := <-m.Accept(wire.KindRaft); first == nil {
+				first = far
+			}
+		}
+		_, _, err := m.Dial(t.Context(), "peer:1", wire.KindRaft, id.server)
+		var refused *RefusedError
+		if !errors.As(err, &refused) || refused.Welcome.Refusal != wire.RefusedBusy {
+			t.Fatalf("one stream too many: %v", err)
+		}
+		mustDial(t, m, wire.KindCall, wire.UUID{}) // others are not meant
+		<-m.Accept(wire.KindCall)
+		first.Close()
+		mustDial(t, m, wire.KindRaft, id.server)
+	})
+}
+
 func TestLimitsInTotal(t *testing.T) {
 	l := load{total: count{pending: MaxPending}}
 	if l.begin("h") {

@@ -53,13 +53,14 @@ type Conn struct {
 	handler Handler
 	opts    Options
 
-	ctx    context.Context // of incoming calls; ends with the connection
-	cancel context.CancelFunc
-	done   chan struct{}        // closed when the connection breaks
-	ended  chan struct{}        // closed when all its goroutines are through
-	wake   chan struct{}        // capacity 1: queue is no longer empty
-	wg     sync.WaitGroup       // writer and handlers; the reader waits for them
-	onward atomic.Pointer[Conn] // set by Splice: where frames go instead of to the handler
+	ctx     context.Context // of incoming calls; ends with the connection
+	cancel  context.CancelFunc
+	done    chan struct{}        // closed when the connection breaks
+	ended   chan struct{}        // closed when all its goroutines are through
+	wake    chan struct{}        // capacity 1: queue is no longer empty
+	wg      sync.WaitGroup       // writer and handlers; the reader waits for them
+	writeBy time.Time            // the writer's deadline; of the writer only
+	onward  atomic.Pointer[Conn] // set by Splice: where frames go instead of to the handler
 
 	mu        sync.Mutex    // guards what follows
 	err       error         // why it broke

@@ -502,3 +502,42 @@ func TestLargeBuffersAreGivenBack(t *testing.T) {
 		x.mu.Unlock()
 	}
 }
+
+// A peer that goes on sending and never reads is not silent, and its queue need not be full: it is given up all the same.
+func TestPeerThatNeverReadsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		defer b.Close()
+		x := New(a, nil, Options{})
+		defer x.Close()
+		began := time.Now()
+		if err := x.Send(1, []byte("never read")); err != nil {
+			t.Fatal(err)
+		}
+		ping := appendFrame(nil, frame{typ: framePing})
+		for x.Err() == nil && time.Since(began) < time.Minute {
+			_ = b.SetWriteDeadline(time.Now().Add(time.Second))
+			if _, err := b.Write(ping); err != nil {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		<-x.Done()
+		if took := time.Since(began); took > 2*BrokenAfter+time.Second || !errors.Is(x.Err(), ErrSlow) {
+			t.Errorf("after %s: %v", took, x.Err())
+		}
+	})
+}
+
+// A connection that idles for longer than a write may take still writes.
+func TestWritesAfterALongRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, _ := pair(t, nil, handler{call: func(context.Context, *Conn, uint8, []byte) ([]byte, error) { return make([]byte, 3*writeStep), nil }}, Options{})
+		for range 3 {
+			if _, err := x.Call(t.Context(), 1, make([]byte, 2*writeStep)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * BrokenAfter)
+		}
+	})
+}

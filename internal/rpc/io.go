@@ -48,7 +48,7 @@ func (c *Conn) write() {
 		out := c.queue
 		c.queue, c.writing, c.pong = spare[:0], len(out), false
 		c.mu.Unlock()
-		if _, err := c.nc.Write(out); err != nil {
+		if err := c.put(out); err != nil {
 			c.Fail(err)
 			return
 		}
@@ -64,6 +64,32 @@ func (c *Conn) write() {
 		c.mu.Unlock()
 	}
 }
+
+// put writes p. The other side must take some of it within twice BrokenAfter: who sends and never reads would else hold all that is queued for
+// it. The deadline is set anew only now and then, so that a busy connection pays for no timer.
+func (c *Conn) put(p []byte) error {
+	for len(p) > 0 {
+		now := time.Now()
+		if c.writeBy.Sub(now) < c.opts.BrokenAfter {
+			c.writeBy = now.Add(2 * c.opts.BrokenAfter)
+			if err := c.nc.SetWriteDeadline(c.writeBy); err != nil {
+				return err
+			}
+		}
+		n, err := c.nc.Write(p[:min(len(p), writeStep)])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("%w: it has taken nothing for %v", ErrSlow, c.opts.BrokenAfter)
+		}
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// writeStep is how much of a large write must go out within the deadline.
+const writeStep = 256 << 10
 
 // heard reads the stream and keeps it alive. It is the only one to set the read deadline, and only when one has passed: a busy connection
 // pays for no timer.
