@@ -32,6 +32,7 @@ var floors = [][]string{
 // scaffold are rooms that only tests may import, or nobody, and what they may import themselves.
 var scaffold = map[string][]string{
 	"internal/alloctest": {},
+	"internal/bubble":    {},
 	"internal/simnet":    {"internal/mux"},
 	"internal/testpki":   {},
 	"internal/proctest":  {"."},

@@ -13,10 +13,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/godistlock/distlock/internal/address"
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/node"
@@ -130,7 +130,7 @@ func inBubble(t *testing.T, seed uint64, f func(w *world)) {
 		panic(fmt.Sprintf("%s: seed %d is stuck\n%s", t.Name(), seed, buf[:runtime.Stack(buf, true)]))
 	})
 	defer stuck.Stop()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, seed)
 		defer w.end()
 		f(w)

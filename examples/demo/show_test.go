@@ -7,8 +7,9 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/godistlock/distlock/internal/bubble"
 )
 
 // play runs the whole demo on goroutines instead of processes, in virtual time.
@@ -19,7 +20,7 @@ func play(t *testing.T, c *fakeCluster, launch func(folder, name string) (proces
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newShow(options{n: 3, duration: 20 * time.Second, seed: 7}, &screen{w: &out}, folder, launch)
 		code = s.finish(s.run(t.Context()))
 	})
@@ -120,7 +121,7 @@ func TestShowInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(3*time.Second, cancel)
 		s := newShow(options{n: 3, duration: 20 * time.Second, seed: 7}, &screen{w: &out}, folder, c.launch)

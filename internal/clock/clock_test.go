@@ -2,12 +2,13 @@ package clock
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/godistlock/distlock/internal/bubble"
 )
 
 func TestMonotonic(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // it moves with virtual time
+	bubble.Test(t, func(t *testing.T) { // it moves with virtual time
 		c := Monotonic()
 		began := c.Now()
 		time.Sleep(time.Hour)

@@ -5,8 +5,9 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/godistlock/distlock/internal/bubble"
 )
 
 // How long news takes in a fleet, with every process of it real, in virtual time: where DISTLOCK_FLEET says so in one of that many.
@@ -18,7 +19,7 @@ func TestVirtualFleet(t *testing.T) {
 			t.Fatalf("DISTLOCK_FLEET is %q: it is how many processes, at least 4", s)
 		}
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, n+1)
 		defer w.end()
 		w.seeds = w.seeds[:3]

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/godistlock/distlock/internal/bubble"
 )
 
 // key is one that tests tell apart by c.
@@ -51,7 +53,7 @@ func TestVirtualKeysAreRolledOver(t *testing.T) {
 		"then the new one only":         {{young, old}, {young}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w, _ := newKeyed(t, keys[0], keys[1], keys[0])
 				defer w.end()
 				w.after(2*time.Second, states(3, nil), count(3)...)
@@ -76,7 +78,7 @@ func TestVirtualOtherSecretsAreStrangers(t *testing.T) {
 		"none":           {[2][][]byte{{key('a')}, nil}, [2]reason{otherSecret, theySeal}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w, logs := newKeyed(t, c.keys[0], c.keys[1])
 				defer w.end()
 				w.strangers = true
@@ -113,7 +115,7 @@ func TestVirtualOtherSecretsAreStrangers(t *testing.T) {
 func TestVirtualProbesEndWithClose(t *testing.T) {
 	for name, keys := range map[string][][]byte{"plain": nil, "sealed": {key('a')}, "sealed, and another key": {key('a'), key('b')}} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w, _ := newKeyed(t, keys, keys)
 				defer w.end()
 				w.after(2*time.Second, states(2, nil), 0, 1)
@@ -147,7 +149,7 @@ func inBubble() string {
 }
 
 func TestStrangersAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := strangers{log: slog.New(slog.NewTextHandler(&log, nil))}
 		for range 3 {

@@ -6,9 +6,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -45,7 +45,7 @@ func (t *table) afresh(now time.Time) []Member {
 // Whatever happens, what is kept of the list is what would be made anew, and what was handed out stays as it was.
 func TestListIsNeverStale(t *testing.T) {
 	for seed := range uint64(200) {
-		synctest.Test(t, func(t *testing.T) { listIsNeverStale(t, seed) })
+		bubble.Test(t, func(t *testing.T) { listIsNeverStale(t, seed) })
 	}
 }
 

@@ -7,9 +7,9 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/hashicorp/memberlist"
 )
@@ -55,7 +55,7 @@ func names(ms []Member) string {
 }
 
 func TestDeadInstancesHideAndAreForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tab := newTable(meta("me"), nil)
 		old, again := meta("b"), meta("b")
 		leaver := meta("c")
@@ -92,7 +92,7 @@ func TestDeadInstancesHideAndAreForgotten(t *testing.T) {
 }
 
 func TestTheDeadAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tab := newTable(meta("me"), nil)
 		for i := range maxDead + 50 {
 			m := meta(fmt.Sprintf("p%05d", i))
@@ -145,7 +145,7 @@ func TestALargeFleetRepeatsLess(t *testing.T) {
 }
 
 func TestSuspectIsWhoDoesNotAnswerUs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tab := newTable(meta("me"), nil)
 		b := meta("b")
 		_ = tab.note(b, Alive)
@@ -258,7 +258,7 @@ func TestAMemberIsNotTakenForAnother(t *testing.T) {
 }
 
 func TestConflictsAreBoundedAndForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		self := meta("me")
 		self.Cluster, self.Open = wire.NewUUID(), true
 		tab := newTable(self, nil)
@@ -278,7 +278,7 @@ func TestConflictsAreBoundedAndForgotten(t *testing.T) {
 }
 
 func TestWhatCantBeReadIsIgnored(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		tab := newTable(meta("me"), slog.New(slog.NewTextHandler(&log, nil)))
 		for name, spoil := range map[string]func(*memberlist.Node){
@@ -314,7 +314,7 @@ func TestWhatCantBeReadIsIgnored(t *testing.T) {
 }
 
 func TestAPeerCannotFloodTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		w := &logWriter{to: slog.New(slog.NewTextHandler(&log, nil))}
 		line := func() { fmt.Fprintln(w, "[ERR] memberlist: Failed to decode whatever") }
@@ -335,7 +335,7 @@ func TestAPeerCannotFloodTheLog(t *testing.T) {
 
 // Where UDP is blocked memberlist says so at each probe; once a minute will do.
 func TestBlockedUDPIsSaidOnceAMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		w := &logWriter{to: slog.New(slog.NewTextHandler(&log, nil))}
 		for range 2 * 65 { // half seconds

@@ -11,9 +11,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/simnet"
 )
 
@@ -158,7 +158,7 @@ func TestVirtualConvergence(t *testing.T) {
 	for _, n := range []int{3, 7} {
 		for _, apart := range []time.Duration{0, 100 * time.Millisecond, 3 * time.Second} {
 			t.Run(fmt.Sprintf("%d processes started %s apart", n, apart), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					w := newWorld(t, n)
 					defer w.end()
 					for i := range n {
@@ -183,7 +183,7 @@ func TestVirtualConvergence(t *testing.T) {
 
 // Hazard 23: memberlist forgets the dead. Two halves that have forgotten each other must meet again.
 func TestVirtualHalvesMeetAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, 4)
 		defer w.end()
 		for i := range 4 {
@@ -202,7 +202,7 @@ func TestVirtualHalvesMeetAgain(t *testing.T) {
 
 // A process that is alone again looks for others at once, not when its calm pause is over.
 func TestVirtualTheLastOneHurries(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		defer w.end()
 		w.start(0, 1)
@@ -218,7 +218,7 @@ func TestVirtualTheLastOneHurries(t *testing.T) {
 }
 
 func TestVirtualAPausedProcessComesBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		defer w.end()
 		for i := range 3 {
@@ -240,7 +240,7 @@ func TestVirtualNobodyFailsOnABadNetwork(t *testing.T) {
 		"delays":     func(n *simnet.Net) { n.SetDelays(20*time.Millisecond, 60*time.Millisecond) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t, 5)
 				defer w.end()
 				spoil(w.net)
@@ -263,7 +263,7 @@ func TestVirtualNobodyFailsOnABadNetwork(t *testing.T) {
 }
 
 func TestVirtualLeave(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		defer w.end()
 		for i := range 3 {
@@ -290,7 +290,7 @@ func (w *world) startAt(i, expect int, change func(*Config)) *proc {
 
 // Seeds are asked, and names looked up, anew in every round: what a name stands for may move while others are looked for.
 func TestVirtualNamesAreLookedUpAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		defer w.end()
 		names := &oneName{ip: w.ip(2)} // where nobody is
@@ -333,7 +333,7 @@ func (o *oneName) LookupSRV(context.Context, string, string, string) (string, []
 
 // A process that sees enough others and still not whom it needs has others looked for soon, and, if that goes on, ever less soon.
 func TestVirtualHurry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		defer w.end()
 		var asked atomic.Int64
@@ -371,7 +371,7 @@ func TestVirtualHurry(t *testing.T) {
 
 // However many remembered addresses lead nowhere, a seed is tried in every round; and where no seed is right, a remembered one finds the others.
 func TestVirtualRemembered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		defer w.end()
 		old := []string{"no.longer.there:7950"}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/alloctest"
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -93,7 +94,7 @@ func ended(c net.Conn) error {
 }
 
 func TestStreamsAreRoutedByKind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, _, id := start(t, nil)
 		for _, kind := range []wire.Kind{wire.KindRaft, wire.KindCall, wire.KindGossip} {
 			near := mustDial(t, m, kind, id.server)
@@ -143,7 +144,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				m, _, id := start(t, func(c *Config) {
 					c.Admit = func(wire.Hello) wire.Welcome { return wire.Welcome{Refusal: tt.admit, Text: "because"} }
 				})
@@ -167,7 +168,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestRaftStreamsNameTheirTarget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, _, _ := start(t, nil)
 		_, _, err := m.Dial(t.Context(), "peer:1", wire.KindRaft, wire.UUID{})
 		var refused *RefusedError
@@ -178,7 +179,7 @@ func TestRaftStreamsNameTheirTarget(t *testing.T) {
 }
 
 func TestAnotherVersionIsToldSo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, p, id := start(t, nil)
 		nc, err := p.dial(t.Context(), "")
 		if err != nil {
@@ -198,7 +199,7 @@ func TestAnotherVersionIsToldSo(t *testing.T) {
 }
 
 func TestDialerFindsAnotherVersion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		m, _, _ := start(t, func(c *Config) {
 			c.Dial = func(context.Context, string) (net.Conn, error) { return near, nil }
@@ -216,7 +217,7 @@ func TestDialerFindsAnotherVersion(t *testing.T) {
 }
 
 func TestDialerChecksWhoAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, _, _ := start(t, func(c *Config) {
 			c.Admit = func(wire.Hello) wire.Welcome { return wire.Welcome{Server: wire.NewUUID()} }
 		})
@@ -237,7 +238,7 @@ func TestStrangersAreClosed(t *testing.T) {
 		"bytes left over": string(encodeHello(wire.Hello{Version: 1, Kind: 'C'})[:5]) + "\x00\x01\x00",
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				_, p, _ := start(t, nil)
 				nc, err := p.dial(t.Context(), "")
 				if err != nil {
@@ -257,7 +258,7 @@ func TestStrangersAreClosed(t *testing.T) {
 }
 
 func TestSlowHandshakeIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, p, _ := start(t, nil)
 		nc, err := p.dial(t.Context(), "")
 		if err != nil {
@@ -275,7 +276,7 @@ func TestSlowHandshakeIsClosed(t *testing.T) {
 }
 
 func TestNobodyTakesAStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, _, _ := start(t, nil)
 		begin := time.Now()
 		c := mustDial(t, m, wire.KindCall, wire.UUID{})
@@ -289,7 +290,7 @@ func TestNobodyTakesAStream(t *testing.T) {
 }
 
 func TestDialHonoursItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var far net.Conn
 		m, _, _ := start(t, func(c *Config) {
 			c.Dial = func(context.Context, string) (net.Conn, error) { // accepts, and never says a word
@@ -320,7 +321,7 @@ func TestDialHonoursItsContext(t *testing.T) {
 }
 
 func TestMute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, p, id := start(t, nil)
 		near := mustDial(t, m, wire.KindRaft, id.server)
 		far := <-m.Accept(wire.KindRaft)
@@ -361,7 +362,7 @@ func TestMute(t *testing.T) {
 
 // A stream in the middle of its handshake must not slip through a Mute.
 func TestMuteDuringHandshake(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var m *Mux
 		var id identity
 		m, _, id = start(t, func(c *Config) {
@@ -379,7 +380,7 @@ func TestMuteDuringHandshake(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // a goroutine that is left makes synctest fail
+	bubble.Test(t, func(t *testing.T) { // a goroutine that is left makes synctest fail
 		m, p, id := start(t, nil)
 		near := mustDial(t, m, wire.KindRaft, id.server)
 		far := <-m.Accept(wire.KindRaft)
@@ -412,7 +413,7 @@ func TestCloseEndsEverything(t *testing.T) {
 }
 
 func TestCloseEndsADial(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, _, _ := start(t, func(c *Config) {
 			c.Dial = func(ctx context.Context, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
 		})
@@ -426,7 +427,7 @@ func TestCloseEndsADial(t *testing.T) {
 }
 
 func TestAcceptLoopSurvivesTemporaryErrors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		m, p, _ := start(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		begin := time.Now()
@@ -447,7 +448,7 @@ func TestAcceptLoopSurvivesTemporaryErrors(t *testing.T) {
 }
 
 func TestPendingHandshakesAreCapped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, p, _ := start(t, nil)
 		for range MaxPendingPerHost {
 			if _, err := p.dial(t.Context(), ""); err != nil {
@@ -487,7 +488,7 @@ func (p *pipes) dialFrom(t *testing.T, host string) net.Conn {
 // Strangers with several addresses can take all places for a handshake, and yet nobody who has few is kept out: the address with the most gives
 // one up.
 func TestACrowdMakesRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, p, _ := start(t, nil)
 		crowd := []string{"10.9.9.1", "10.9.9.2", "10.9.9.3"}
 		for i := range MaxPending {
@@ -541,7 +542,7 @@ func TestHosts(t *testing.T) {
 }
 
 func TestOpenStreamsAreCapped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, _, _ := start(t, nil)
 		m.mu.Lock()
 		m.load.add("pipe", count{open: MaxStreamsPerHost - 1})
@@ -561,7 +562,7 @@ func TestOpenStreamsAreCapped(t *testing.T) {
 
 // Raft's streams are few and dear: more are refused, and one that ends makes room.
 func TestRaftStreamsAreCapped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, _, id := start(t, nil)
 		var first *Conn
 		for range MaxRaftStreams {
@@ -594,7 +595,7 @@ func TestLimitsInTotal(t *testing.T) {
 }
 
 func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		m, _, _ := start(t, func(c *Config) {
 			c.Admit = func(wire.Hello) wire.Welcome { return wire.Welcome{Refusal: wire.RefusedGroup, Text: "group x, not y"} }
@@ -629,7 +630,7 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 }
 
 func TestQuietIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var q quiet
 		for i := range 2 * quietMax {
 			q.may(strings.Repeat("x", i), "r")
@@ -666,7 +667,7 @@ func flip(p []byte) []byte {
 }
 
 func TestSecureWrapsBeforeTheHello(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		sides := map[bool]int{}
 		fail := false

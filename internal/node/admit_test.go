@@ -3,9 +3,9 @@ package node
 import (
 	"log/slog"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -69,7 +69,7 @@ func TestHelloOfARaftStream(t *testing.T) {
 
 // A leadership transfer can hang for ever in Raft (its #696): nobody waits that long.
 func TestHandOverIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := &Node{logger: slog.New(slog.DiscardHandler)}
 		never := make(chan struct{})
 		defer close(never)

@@ -5,13 +5,14 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/gossip"
 )
 
 // Two announce at once, and the one that looked first is held up before it tells: what is told last is the newest all the same. (A leader
 // once told everybody that it did not lead.)
 func TestWhatIsAnnouncedLastIsTheNewest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex // guards what follows
 		term, told, looks := uint64(1), uint64(0), 0
 		goOn := make(chan struct{})

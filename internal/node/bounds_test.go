@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -57,7 +58,7 @@ func acquires(key string, from, to uint64) (ops []wire.Op) {
 
 // All waiters of the cluster are bounded: the last one waits, one more is refused, and whoever wants what is free is not concerned.
 func TestWaitersInAllAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		const most = 10
 		l.bounds.waiting = most
@@ -84,7 +85,7 @@ func TestWaitersInAllAreBounded(t *testing.T) {
 
 // What the whole state takes is bounded: then nothing new is begun, and all that ends something goes on.
 func TestTheStateIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		a := newAsker(t, l, "a")
 		const held = 100

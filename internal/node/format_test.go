@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
@@ -106,7 +107,7 @@ func oldCluster(t *testing.T) (*fakeLog, *lead) {
 // A member that is too old keeps the log in format 1: what can be said in it is, the rest is refused with its name. Once it is updated, or gone,
 // the very next request is served, and the log never goes back.
 func TestAnOldMemberKeepsTheLogReadable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := oldCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -173,7 +174,7 @@ func TestAnOldMemberKeepsTheLogReadable(t *testing.T) {
 
 // A lead that comes to a log of format 2 in which it has not applied everything yet begins in what is allowed, and goes on in what the log has.
 func TestALeadTakesTheFormatOfTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		f.mu.Lock()
 		f.oldest = "web-2"

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/alloctest"
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/roster"
 	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
@@ -103,7 +104,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add(msgTaken, []byte{})
 	f.Add(uint8(255), []byte{0xdd, 0x00, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, kind uint8, body []byte) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			fake, l := newFakeCluster(t)
 			var sink, other fakeSink
 			theirs := newSession(t, l, "theirs", time.Minute, &sink)

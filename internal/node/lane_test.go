@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -61,7 +62,7 @@ func TestAFloodWaitsByItself(t *testing.T) {
 
 // Who is alone with the log has whole entries of it, also again some time after another has used it.
 func TestALaneThatIsAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := idleBatcher()
 		flood, calm := b.newLane(nil), b.newLane(nil)
 		fill(flood, 1, maxLane)
@@ -214,7 +215,7 @@ func submits(ln *lane, p part) (waits bool, done chan struct{}) {
 
 // A full lane takes no more: who fills it waits, which is what holds a connection back, until something went into an entry.
 func TestAFullLaneHoldsItsConnectionBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := idleBatcher()
 		gone := make(chan struct{})
 		flood, other := b.newLane(gone), b.newLane(nil)
@@ -251,7 +252,7 @@ func TestAFullLaneHoldsItsConnectionBack(t *testing.T) {
 
 // The end of a lead ends the wait for room, and tells all who wait.
 func TestTheEndOfALeadEndsItsLanes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := idleBatcher()
 		ln := b.newLane(nil)
 		var told atomic.Int32
@@ -273,7 +274,7 @@ func TestTheEndOfALeadEndsItsLanes(t *testing.T) {
 
 // All lanes together are bounded as well: then each has little, but something.
 func TestAllLanesTogetherAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := idleBatcher()
 		for range maxLanes / maxLane {
 			fill(b.newLane(nil), 1, maxLane)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -29,7 +30,7 @@ func newSession(t *testing.T, l *lead, name string, ttl time.Duration, sink *fak
 // A renewal is answered only after an entry that was proposed after it came has committed: nothing less proves that this process leads. An
 // entry that was on its way before proves nothing, nor does one that is lost.
 func TestRenewalWaitsForACommit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -87,7 +88,7 @@ func TestRenewalWaitsForACommit(t *testing.T) {
 // Renewals cost entries by the time, not by their number, and none when others are due: an idle fleet of a thousand processes renews 600 times a
 // second. None waits for longer than patientFor.
 func TestRenewalsGoTogether(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		const sessions, pace = 100, patientFor / 10
 		sinks := make([]fakeSink, sessions)
@@ -134,7 +135,7 @@ func TestRenewalsGoTogether(t *testing.T) {
 
 // A renewal whose session is gone by the commit is answered with no.
 func TestRenewalOfASessionThatEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -153,7 +154,7 @@ func TestRenewalOfASessionThatEnds(t *testing.T) {
 
 // What Raft did not say is committed has an unknown outcome: nobody is told that it failed, and nothing is pushed.
 func TestLostEntryHasAnUnknownOutcome(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -182,7 +183,7 @@ func TestLostEntryHasAnUnknownOutcome(t *testing.T) {
 
 // Raft's futures have no time limit of their own: a caller's context ends the wait.
 func TestProposalsEndWithTheirContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		f.commitAll(false)
 		for name, call := range map[string]func(context.Context) error{
@@ -208,7 +209,7 @@ func TestProposalsEndWithTheirContext(t *testing.T) {
 // A new leader gives every session a full TTL, from the commit of an entry of its own: the one before may have answered a renewal just before it
 // ended. Then a session that is not renewed ends, at the earliest its TTL after the last renewal came.
 func TestNewLeadGivesAFullTTL(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, first := newFakeCluster(t)
 		var sink fakeSink
 		const ttl = 2 * time.Second
@@ -248,7 +249,7 @@ func TestNewLeadGivesAFullTTL(t *testing.T) {
 
 // A leader whose own process was paused finds sessions that look expired, and their renewals unread in its sockets.
 func TestExpiryAfterAPause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		const ttl = 2 * time.Second
@@ -264,7 +265,7 @@ func TestExpiryAfterAPause(t *testing.T) {
 
 // A panic in a push leaves no lock behind that the end of the lead waits for.
 func TestPanicInAPush(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -305,7 +306,7 @@ func (s *endedSink) superseded() { s.ended++ }
 
 // Who attaches a session ends the way that it had before, and nobody's who attaches it again the same way.
 func TestOneWayToASession(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		id := newSession(t, l, "m", time.Minute, &fakeSink{})
 		var owner, stranger endedSink

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -60,7 +61,7 @@ func sends(p *pacer, each int) (sent func() uint64, end func()) {
 
 // A process has no more on its way than the leader allows, and goes on as that is taken.
 func TestAProcessKeepsWhatIsTooMuch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p, asked, answer := pacedBy(t)
 		sent, end := sends(p, 100)
 		first := sent()
@@ -83,7 +84,7 @@ func TestAProcessKeepsWhatIsTooMuch(t *testing.T) {
 
 // A message that is larger than the window goes alone.
 func TestAMessageBeyondTheWindow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p, asked, answer := pacedBy(t)
 		sent, end := sends(p, wire.MaxOps)
 		if n := sent(); n != wire.MaxOps {
@@ -100,7 +101,7 @@ func TestAMessageBeyondTheWindow(t *testing.T) {
 
 // Nothing was asked about yet, as it was little, when a message comes that doesn't fit beside it.
 func TestALargeMessageBehindSmallOnes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p, asked, answer := pacedBy(t)
 		p.admit(partOf(1, 1, 100).ops)
 		go func() {
@@ -116,7 +117,7 @@ func TestALargeMessageBehindSmallOnes(t *testing.T) {
 
 // A leader that doesn't know the question is sent all, as before there was one.
 func TestAnOldLeaderDoesNotPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p, asked, answer := pacedBy(t)
 		go func() { <-asked; answer <- 0 }()
 		for range 10 * maxLane / 100 {
@@ -127,7 +128,7 @@ func TestAnOldLeaderDoesNotPace(t *testing.T) {
 
 // Over a connection: the leader's answer comes when the operations have gone into entries, and not before.
 func TestTheLeaderPaces(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)
@@ -177,7 +178,7 @@ func TestTheLeaderPaces(t *testing.T) {
 
 // Who ignores what the leader says is read no further, and the others hardly notice: each of their operations is in the next entry but one.
 func TestAHostileFloodIsReadNoFurther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink, other fakeSink
 		id, calm := newSession(t, l, "hostile", time.Hour, &sink), newSession(t, l, "calm", time.Hour, &other)

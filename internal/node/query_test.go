@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/rpc"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
@@ -35,7 +36,7 @@ func asked(t *testing.T, l *lead, q Query) Answer {
 
 // A fence is checked against every holder of its key, not against one of them.
 func TestQueryOfAFence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -66,7 +67,7 @@ func TestQueryOfAFence(t *testing.T) {
 
 // A listing of all kinds; an older process is answered as it understands.
 func TestQueryOfAllKinds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -103,7 +104,7 @@ func TestQueryOfAllKinds(t *testing.T) {
 
 // A page has room for what it holds, also one key with very many holders that each show as much as they may.
 func TestPagesOfLargeValuesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -165,7 +166,7 @@ func oldLeader(v *raftfsm.View) func(context.Context, Query) (Answer, error) {
 }
 
 func TestQueriesOfAnOldLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)

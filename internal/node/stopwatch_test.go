@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
 )
@@ -45,7 +46,7 @@ func succeed(t *testing.T, f *fakeLog, l *lead) *lead {
 
 // A time ends not before it is up, and little later.
 func TestTimesEndOnTimeAndNeverEarly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)
@@ -74,7 +75,7 @@ func TestTimesEndOnTimeAndNeverEarly(t *testing.T) {
 
 // However often something else wakes the loop, no session and no time is put off.
 func TestWakesPutNothingOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)
@@ -94,7 +95,7 @@ func TestWakesPutNothingOff(t *testing.T) {
 
 // A new leader goes on from what was committed: at most an eighth is lost to each change, and nothing ends early.
 func TestANewLeaderGoesOnMeasuring(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)
@@ -124,7 +125,7 @@ func TestANewLeaderGoesOnMeasuring(t *testing.T) {
 
 // A lead that is over measures for nobody, and one that was paused says what is true when it wakes.
 func TestTimesOfAPausedLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)
@@ -156,7 +157,7 @@ func TestTimesOfAPausedLeader(t *testing.T) {
 
 // What is released, or set anew, is not ended by the time that ran before.
 func TestTimesThatAreStoppedOrSetAnew(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)
@@ -186,7 +187,7 @@ func TestTimesThatAreStoppedOrSetAnew(t *testing.T) {
 
 // A cooldown begins in the very entry that ends the time before it, under the same fence.
 func TestACooldownAfterATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Hour, &sink)

@@ -7,15 +7,15 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
 // TestDialLatest: who is dialed where nobody answers, and turns out to be elsewhere, is dialed there at once.
 func TestDialLatest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex // guards addr and news
 		addr, news := "old", make(chan struct{})
 		s := &streamLayer{

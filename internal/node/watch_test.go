@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/wire"
 	"github.com/godistlock/distlock/raftfsm"
@@ -25,7 +26,7 @@ func heard(all []Event) (out []string) {
 // A watch has begun when the leader has committed an entry since it tells events: what comes after is told, in commit order, to those whose prefix
 // it has.
 func TestAWatchBeginsWithACommit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, l := newFakeCluster(t)
 		var sink fakeSink
 		id := newSession(t, l, "m", time.Minute, &sink)
@@ -83,7 +84,7 @@ func TestAWatchBeginsWithACommit(t *testing.T) {
 
 // The end of the lead ends its watches, and the next one's are not touched by what the first's owners do afterwards.
 func TestTheEndOfALeadEndsItsWatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f, first := newFakeCluster(t)
 		told := make(chan struct{}, 1)
 		old, q := newEventQueue(), newEventQueue()
@@ -110,7 +111,7 @@ func TestTheEndOfALeadEndsItsWatches(t *testing.T) {
 }
 
 func TestWatchesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, l := newFakeCluster(t)
 		var last *eventQueue
 		for i := range maxLeadWatches {

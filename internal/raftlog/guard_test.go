@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/godistlock/distlock/internal/bubble"
 )
 
 // told records what a Guard says, with the virtual time.
@@ -125,7 +127,7 @@ func TestFirstErrorPoisons(t *testing.T) {
 		g0, _, _ := guardFaulty()
 		for op := range writes(g0) {
 			t.Run(op+" "+how, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					g, f, d := guardFaulty()
 					mustDo(t, f.Store.StoreLogs(entries(1, 1, 1)))
 					calls := 0
@@ -165,7 +167,7 @@ func TestFirstErrorPoisons(t *testing.T) {
 
 // OnPoison has returned before anybody sees the failure: traffic is cut first.
 func TestPoisonIsToldBeforeItIsSeen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := &faulty{Store: Memory()}
 		f.fail(func(op string) error { return errDisk })
 		told := make(chan struct{})
@@ -189,7 +191,7 @@ func TestPoisonIsToldBeforeItIsSeen(t *testing.T) {
 }
 
 func TestSlowOperationMutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, f, d := guardFaulty()
 		f.fail(func(op string) error { time.Sleep(3 * time.Second); return nil })
 		mustDo(t, g.StoreLogs(entries(1, 1, 1)))
@@ -202,7 +204,7 @@ func TestSlowOperationMutes(t *testing.T) {
 }
 
 func TestTwoSlowOperationsMuteOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, f, d := guardFaulty()
 		f.fail(func(op string) error {
 			if op == "StoreLogs" {
@@ -222,7 +224,7 @@ func TestTwoSlowOperationsMuteOnce(t *testing.T) {
 }
 
 func TestHangingDiskPoisons(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, f, d := guardFaulty()
 		thaw := make(chan struct{})
 		f.fail(func(op string) error { <-thaw; return nil })
@@ -242,7 +244,7 @@ func TestHangingDiskPoisons(t *testing.T) {
 
 // An operation that fails after it was slow goes from muted to poisoned with no traffic in between.
 func TestSlowFailureIsNeverUnmuted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, f, d := guardFaulty()
 		f.fail(func(op string) error { time.Sleep(time.Second); return errDisk })
 		g.StoreLogs(entries(1, 1, 1))
@@ -252,7 +254,7 @@ func TestSlowFailureIsNeverUnmuted(t *testing.T) {
 }
 
 func TestReleaseLetsGo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, f, d := guardFaulty()
 		thaw := make(chan struct{})
 		f.fail(func(op string) error { <-thaw; return nil })

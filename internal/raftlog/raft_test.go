@@ -9,11 +9,12 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/godistlock/distlock/internal/bubble"
 )
 
 // listFSM is a state machine that remembers every number applied to it.
@@ -262,7 +263,7 @@ func TestRaftSurvivesEveryFailingOperation(t *testing.T) {
 				for _, k := range ks[how] {
 					name := fmt.Sprintf("%s/%s/leads=%v/%d", op, how, leads, k)
 					t.Run(name, func(t *testing.T) {
-						synctest.Test(t, func(t *testing.T) {
+						bubble.Test(t, func(t *testing.T) {
 							if failAt(t, op, k, leads, fail) {
 								hit[op]++
 							}
@@ -369,7 +370,7 @@ func TestRaftSurvivesFailuresInItsConstructors(t *testing.T) {
 
 // A state machine that panics stops its member only.
 func TestPanickingStateMachine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newTrio(t, true)
 		defer c.close()
 		c.peers[0].fsm.apply = func(n uint64) {
@@ -390,7 +391,7 @@ func TestPanickingStateMachine(t *testing.T) {
 
 // Hazard 15: a snapshot that can't be taken in stops the member; Raft would log it and carry on.
 func TestFailedRestorePoisons(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newTrio(t, true)
 		defer c.close()
 		last := c.peers[2]

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -174,7 +174,7 @@ func (h hangingSnapshots) Create(v raft.SnapshotVersion, i, t uint64, c raft.Con
 func (h hangingSink) Write(p []byte) (int, error) { <-h.thaw; return h.SnapshotSink.Write(p) }
 
 func TestHangingSnapshotDoesNotHoldUpAShutdown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := Guard(Memory(), GuardConfig{OnPoison: func(err error) { t.Error(err) }})
 		thaw := make(chan struct{})
 		s := g.Snapshots(hangingSnapshots{MemorySnapshots(), thaw})

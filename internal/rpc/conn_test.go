@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -242,7 +243,7 @@ func TestPanicsAreHeld(t *testing.T) {
 }
 
 func TestCallIsGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		told, answer := make(chan struct{}), make(chan struct{})
 		x, _ := pair(t, nil, handler{call: func(ctx context.Context, _ *Conn, kind uint8, _ []byte) ([]byte, error) {
 			if kind == 1 {
@@ -274,7 +275,7 @@ func TestCallIsGivenUp(t *testing.T) {
 }
 
 func TestBrokenConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var ends []string
 		returned := false
 		x, y := pair(t,
@@ -337,7 +338,7 @@ func TestHandlersMayFailTheConnection(t *testing.T) {
 func TestTooManyCalls(t *testing.T) {
 	for name, opts := range map[string]Options{"in number": {maxCalls: 2}, "in bytes": {maxCallBytes: 15}} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				x, y := pair(t, nil, handler{call: waitForEnd}, opts)
 				ctx, cancel := context.WithCancel(t.Context())
 				var wg sync.WaitGroup
@@ -386,7 +387,7 @@ func TestSlowPeerIsGivenUp(t *testing.T) {
 }
 
 func TestKeepaliveHoldsAnIdleConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		x, y := pair(t, nil, handler{call: echo}, Options{})
 		time.Sleep(5 * time.Minute)
 		if _, err := y.Call(t.Context(), 1, nil); err == nil {
@@ -404,7 +405,7 @@ type deaf struct{ net.Conn }
 func (deaf) Write(p []byte) (int, error) { return len(p), nil }
 
 func TestKeepaliveBreaksASilentConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		defer b.Close()
 		begin := time.Now()
@@ -426,7 +427,7 @@ func TestKeepaliveBreaksASilentConnection(t *testing.T) {
 }
 
 func TestKeepaliveBreaksAStalledWrite(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b := net.Pipe() // nobody reads b
 		defer b.Close()
 		begin := time.Now()
@@ -505,7 +506,7 @@ func TestLargeBuffersAreGivenBack(t *testing.T) {
 
 // A peer that goes on sending and never reads is not silent, and its queue need not be full: it is given up all the same.
 func TestPeerThatNeverReadsIsGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		defer b.Close()
 		x := New(a, nil, Options{})
@@ -531,7 +532,7 @@ func TestPeerThatNeverReadsIsGivenUp(t *testing.T) {
 
 // A connection that idles for longer than a write may take still writes.
 func TestWritesAfterALongRest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		x, _ := pair(t, nil, handler{call: func(context.Context, *Conn, uint8, []byte) ([]byte, error) { return make([]byte, 3*writeStep), nil }}, Options{})
 		for range 3 {
 			if _, err := x.Call(t.Context(), 1, make([]byte, 2*writeStep)); err != nil {

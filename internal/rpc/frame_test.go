@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"github.com/godistlock/distlock/internal/alloctest"
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -168,7 +169,7 @@ func FuzzConn(f *testing.F) {
 				asked[fr.id]++
 			}
 		}
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			near, far := net.Pipe()
 			ended := 0
 			c := New(near, handler{call: echo, closed: func(*Conn) { ended++ }}, Options{})

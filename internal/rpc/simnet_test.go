@@ -5,9 +5,9 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/simnet"
 	"github.com/godistlock/distlock/internal/wire"
@@ -48,7 +48,7 @@ func across(t *testing.T, n *simnet.Net, h Handler) (*Conn, *Conn) {
 
 // When a reply is lost the caller learns that the outcome is unknown, although the call was done.
 func TestLostReplyIsAnUnknownOutcome(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := simnet.New(1)
 		var calls atomic.Int32
 		x, _ := across(t, n, handler{call: func(context.Context, *Conn, uint8, []byte) ([]byte, error) {
@@ -74,7 +74,7 @@ func TestPausedPeerIsGivenUp(t *testing.T) {
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				n := simnet.New(1)
 				x, y := across(t, n, handler{call: echo})
 				time.Sleep(5 * time.Minute)

@@ -8,8 +8,9 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/godistlock/distlock/internal/bubble"
 )
 
 // splicer is the one in the middle: its first call, kind 0, splices the connection to what far gives.
@@ -183,7 +184,7 @@ func TestSpliceEndsWhileItWaits(t *testing.T) {
 
 // A quiet splice lives on. Where one end goes on and takes nothing, the other gives up as it does with a peer that is silent.
 func TestSpliceKeepsAlive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
 		defer close(stuck)
 		near, middle, onward, far := spliced(t, nil, handler{message: func(*Conn, uint8, []byte) { <-stuck }})

@@ -10,9 +10,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -35,7 +35,7 @@ func TestChaosOfKinds(t *testing.T) {
 	for i := range seeds {
 		seed := base + uint64(i)
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { losses += chaosOfKinds(t, seed) })
+			bubble.Test(t, func(t *testing.T) { losses += chaosOfKinds(t, seed) })
 		})
 	}
 	if losses == 0 && seeds > 1 {

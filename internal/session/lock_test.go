@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -21,7 +22,7 @@ var bg = context.Background()
 // inBubble runs f in virtual time with a cluster that is open. The bubble itself fails the test when a goroutine is left.
 func inBubble(t *testing.T, f func(t *testing.T, c *cluster)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1).open()
 		defer c.close()
 		f(t, c)

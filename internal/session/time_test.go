@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -69,7 +70,7 @@ func TestDoneClosesBeforeTheNextGrant(t *testing.T) {
 
 // An answer counts by the time at which its own attempt was sent, however late it comes and in whatever order.
 func TestAnswersCountBySendTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		link := &slowRenewals{manual: manual{instant: instant{done: make(chan struct{})}, sent: make(chan wire.Op, 64)}}
 		m, err := Open(bg, instantConfig(link, &link.instant, ttl))
 		if err != nil {
@@ -136,7 +137,7 @@ func TestLeaderDoesNotKnowTheSession(t *testing.T) {
 // The lease of a new session counts from when its creation was sent, and an answer that comes after that is no session: the same
 // creation is sent again, and meets the first.
 func TestSlowCreation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		link := &slowCreation{instant: instant{done: make(chan struct{})}, answers: make(chan time.Duration, 8)}
 		jump := newJumpy()
 		cfg := instantConfig(link, &link.instant, ttl)
@@ -196,7 +197,7 @@ func TestPause(t *testing.T) {
 		"nobody":  func(m *Manager, _ *slowRenewals, _ *Grant, n uint64) { time.Sleep(m.ttl / 20); synctest.Wait() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				jump := newJumpy()
 				link := &slowRenewals{manual: manual{instant: instant{done: make(chan struct{})}, sent: make(chan wire.Op, 64)}}
 				cfg := instantConfig(link, &link.instant, ttl)
@@ -276,7 +277,7 @@ func TestNextSessionEndsThePrevious(t *testing.T) {
 
 // The answer is here, the caller is about to wake, and the process is paused just then.
 func TestPauseBetweenAnswerAndReturn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		jump := newJumpy()
 		link := &slowRenewals{manual: manual{instant: instant{done: make(chan struct{})}, sent: make(chan wire.Op, 64)}}
 		cfg := instantConfig(link, &link.instant, ttl)
@@ -374,7 +375,7 @@ func TestNameTaken(t *testing.T) {
 }
 
 func TestOpenWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1)
 		defer c.close()
 		open := func() error {

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -27,7 +28,7 @@ const (
 
 // virtual runs a test in a bubble, on a network where one way takes 10 ms.
 func virtual(t *testing.T, f func(t *testing.T, n *Net)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := New(1)
 		n.SetDelays(10*time.Millisecond, 0)
 		f(t, n)
@@ -505,7 +506,7 @@ func TestPackets(t *testing.T) {
 // One seed loses the same packets every time, another seed others.
 func TestLossIsDecidedBySeed(t *testing.T) {
 	lost := func(seed uint64) (got string) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			n := New(seed)
 			n.SetLosses(0.3)
 			_, a := listen(t, n, ipA)

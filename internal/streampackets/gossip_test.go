@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/godistlock/distlock/internal/bubble"
 	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/simnet"
@@ -101,7 +102,7 @@ type fleet struct {
 }
 
 func inBubble(t *testing.T, n int, udp bool, f func(t *testing.T, w *fleet)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := &fleet{t: t, net: simnet.New(1), udp: udp, procs: map[int]*proc{}}
 		for i := range min(n, 3) {
 			w.seeds = append(w.seeds, w.ip(i)+":7950")
