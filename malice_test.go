@@ -70,7 +70,10 @@ func malice(t *testing.T, tr *traces, n int, change func(int, *Config), sealed b
 	ctx := testContext(t, 10*time.Minute)
 	ms.settle(t, ctx, true)
 	load := startLoad(t, ms)
-	eventually(t, ctx, "streams and packets to repeat", func() bool { return load.locks() > 200 && len(heard.kinds()) > 0 && heard.packets != nil })
+	eventually(t, ctx, "streams and packets to repeat", func() bool {
+		_, packets := heard.packet(0)
+		return load.locks() > 200 && len(heard.kinds()) > 0 && packets
+	})
 
 	before := ms.measure(t)
 	said := lines.n.Load()
