@@ -272,17 +272,15 @@ func (m *Mux) judge(c *Conn, h, self wire.Hello) wire.Welcome {
 		// A Raft message for another must never be answered, whatever Admit thinks: HAZARDS 4.
 		return refuse(wire.RefusedTarget, "server %s was wanted, this is %s", h.Target, self.Server)
 	}
-	if h.Group == self.Group { // of another one it says so itself, and is told below that this one is not its
-		if err := c.proven(h.Group, h.Name, h.Server); err != nil {
-			return refuse(wire.RefusedIdentity, "%v", err)
-		}
-	}
 	var a wire.Welcome
 	if m.cfg.Admit != nil {
 		a = m.cfg.Admit(h)
 	}
 	if a.Refusal != 0 {
 		return a
+	}
+	if err := c.proven(h.Group, h.Name, h.Server); err != nil {
+		return refuse(wire.RefusedIdentity, "%v", err)
 	}
 	return m.settle(c, h.Kind, a)
 }

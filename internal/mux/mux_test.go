@@ -703,6 +703,56 @@ func TestSecureWrapsBeforeTheHello(t *testing.T) {
 	})
 }
 
+// Who is not whom it says it is gets no stream, and is told so on the side that found it out, where it dials as where it is dialed.
+func TestIdentitiesMustBeProven(t *testing.T) {
+	for _, liar := range []string{"who dials", "who is dialed"} {
+		bubble.Test(t, func(t *testing.T) {
+			proven := map[bool]string{} // whose words were judged, by side
+			trusted := 0
+			m, _, id := start(t, func(c *Config) {
+				c.Secure = func(nc net.Conn, server bool) (Secured, error) {
+					return judged{nc, func(group, name string, peer wire.UUID) error {
+						proven[server] = group + " " + name + " " + peer.String()
+						if server == (liar == "who dials") {
+							return errors.New("it is another")
+						}
+						return nil
+					}, &trusted}, nil
+				}
+			})
+			_, _, err := m.Dial(t.Context(), "peer:1", wire.KindCall, wire.UUID{})
+			var refused *RefusedError
+			var stranger *StrangerError
+			switch {
+			case liar == "who dials" && (!errors.As(err, &refused) || refused.Welcome.Refusal != wire.RefusedIdentity || trusted != 0):
+				t.Errorf("who dials under another name: %v, trusted %d times", err, trusted)
+			case liar == "who is dialed" && (!errors.As(err, &stranger) || stranger.Reason != "identity" || trusted != 1):
+				t.Errorf("who answers under another name: %v, trusted %d times", err, trusted)
+			}
+			synctest.Wait()
+			if s := m.Strangers(); len(s) == 0 || s[0].Reason != "identity" {
+				t.Errorf("strangers: %+v", s)
+			}
+			self := id.self(0, wire.UUID{})
+			if want := self.Group + " " + self.Name + " " + self.Server.String(); proven[liar == "who dials"] != want {
+				t.Errorf("judged was %q, want %q", proven[liar == "who dials"], want)
+			}
+		})
+	}
+}
+
+// judged is a stream whose other side is judged by a test.
+type judged struct {
+	net.Conn
+	proves  func(group, name string, server wire.UUID) error
+	trusted *int
+}
+
+func (j judged) Proves(group, name string, server wire.UUID) error {
+	return j.proves(group, name, server)
+}
+func (j judged) Trust() { *j.trusted++ }
+
 func TestLongRefusalTextIsCut(t *testing.T) {
 	p := encodeWelcome(wire.Welcome{Version: wire.ProtocolVersion, Refusal: wire.RefusedBusy, Text: strings.Repeat("é", wire.MaxText), Name: strings.Repeat("n", wire.MaxName)})
 	a, err := readWelcome(bytes.NewReader(p))

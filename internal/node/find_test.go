@@ -130,3 +130,84 @@ func TestRoundsOfSilenceTakeLonger(t *testing.T) {
 		}
 	}
 }
+
+// Askers are told a few at once and then one after the other; those who have given up hold up nobody who comes later.
+func TestAskersAreToldOneByOne(t *testing.T) {
+	var p oneByOne
+	now := time.Now()
+	for i := range 3 * tellAtOnce {
+		if got, want := p.turn(now), max(0, time.Duration(i-tellAtOnce)*tellEvery); got != want {
+			t.Errorf("asker %d waits %s, want %s", i, got, want)
+		}
+	}
+	for range 10 * int(holdFor/tellEvery) {
+		p.turn(now)
+	}
+	if got := p.turn(now); got > holdFor {
+		t.Errorf("one waits %s, and nobody is kept for more than %s", got, holdFor)
+	}
+	if got := p.turn(now.Add(2 * holdFor)); got != 0 {
+		t.Errorf("after a while one waits %s", got)
+	}
+}
+
+func TestPausesGrow(t *testing.T) {
+	for _, c := range []struct {
+		round, busy int
+		want        time.Duration
+	}{
+		{0, 0, linkRetry}, {retryDoubles, 0, 2 * linkRetry}, {1000, 0, mostRetry}, {0, 1, busyRetry}, {1000, 2, 2 * busyRetry}, {0, 1000, busyRetry << mostBusy},
+	} {
+		if got := retryPause(c.round, c.busy); got != c.want {
+			t.Errorf("round %d, busy %d: %s, want %s", c.round, c.busy, got, c.want)
+		}
+	}
+}
+
+// News of others does not end the pause between two rounds; that of a leader does.
+func TestWaitRetryWaitsForItsSituation(t *testing.T) {
+	f := startFleet(t, 1, Hooks{})
+	n := f[0]
+	f.leader(t)
+	await(t, n, "it leads", func() bool { return n.situation().leads })
+	over := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { over <- n.waitRetry(ctx, n.situation(), time.Hour) }()
+	for range 50 {
+		n.notify()
+		select {
+		case err := <-over:
+			t.Fatalf("it does not wait: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := n.waitRetry(ctx, situation{term: 1 << 40}, time.Hour); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-over; err != context.Canceled {
+		t.Errorf("its end: %v", err)
+	}
+}
+
+// When a way through another member is looked for.
+func TestDetoursAreDue(t *testing.T) {
+	const after = 100 * time.Millisecond
+	for _, c := range []struct {
+		name               string
+		waited             time.Duration
+		gone, lives, there bool
+		want               bool
+	}{
+		{"nothing answers yet", after / 2, false, false, false, false}, {"nothing answers", after, false, false, false, true},
+		{"it answers slowly", time.Hour, false, false, true, false}, {"it answers slowly, and others hear it", time.Hour, false, true, true, false},
+		{"nobody listens", after, true, false, false, false}, {"nobody listens for long", goneDetourAfter, true, false, false, true},
+		{"nobody listens, and others hear it", 0, true, true, false, true},
+	} {
+		w := detourWait{began: time.Now().Add(-c.waited), after: after, gone: c.gone, lives: c.lives}
+		if got := w.due(c.there); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}

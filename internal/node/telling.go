@@ -68,13 +68,19 @@ func (p *oneByOne) turn(now time.Time) (wait time.Duration) {
 		p.next = early
 	}
 	wait = max(p.next.Sub(now), 0)
-	p.next = p.next.Add(tellEvery)
+	if p.next = p.next.Add(tellEvery); p.next.After(now.Add(holdFor)) { // those who come now are gone by then
+		p.next = now.Add(holdFor)
+	}
 	return wait
 }
 
 // wait waits for its turn, or until ctx ends.
 func (p *oneByOne) wait(ctx context.Context) {
-	t := time.NewTimer(p.turn(time.Now()))
+	wait := p.turn(time.Now())
+	if wait == 0 {
+		return
+	}
+	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-t.C:
