@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/godistlock/distlock/internal/address"
 	"github.com/godistlock/distlock/internal/discover"
@@ -270,41 +269,6 @@ func (s *settings) checkNumbers(f *fault.List) {
 func (s *settings) checkPending(f *fault.List) {
 	if s.MaxPending < 1 || s.MaxPending > defaultMaxPending {
 		f.Invalid("Config.MaxPending", s.MaxPending, "it must be from 1 to %d; leave it out for %d", defaultMaxPending, defaultMaxPending)
-	}
-}
-
-// settleSecrets makes credentials of what is given. It never puts a secret into a message.
-func (s *settings) settleSecrets(f *fault.List) {
-	check := func(field, secret string) {
-		if n := utf8.RuneCountInString(secret); n < minSecret {
-			f.Invalid(field, fmt.Sprintf("of %d characters", n), "it must be random and have at least %d; make one with: openssl rand -base64 32", minSecret)
-		}
-	}
-	var secrets []string
-	if s.Secret != "" {
-		check("Config.Secret", s.Secret)
-		secrets = append(secrets, s.Secret)
-	}
-	for i, secret := range s.Secrets {
-		check(fmt.Sprintf("Config.Secrets[%d]", i), secret)
-		secrets = append(secrets, secret)
-	}
-	if len(s.Secrets) > maxSecrets {
-		f.Invalid("Config.Secrets", fmt.Sprintf("with %d", len(s.Secrets)), "there may be at most %d; leave out those that no process uses any more", maxSecrets)
-	}
-	if len(*f) > 0 {
-		return
-	}
-	var err error
-	switch {
-	case s.TLS != nil:
-		if s.credentials, err = secure.FromTLS(s.TLS, secrets); err != nil {
-			f.Invalid("Config.TLS", "is incomplete", "%w", err)
-		}
-	case len(secrets) > 0:
-		if s.credentials, err = secure.FromSecrets(secrets); err != nil {
-			f.Invalid("Config.Secret", "gives no keys", "%w", err)
-		}
 	}
 }
 
