@@ -62,7 +62,7 @@ demo: ## the demo
 deploy: ## the manifests of examples/ decoded strictly and judged; nothing is deployed
 	.ci/run deploy
 
-bench: ## the figures of docs/benchmarks.md, in about eleven minutes (BENCH='-parts failover' for some), then gobench
+bench: ## the figures of docs/benchmarks.md, in about twenty-five minutes (BENCH='-parts failover' for some), then gobench
 	go run ./internal/bench $(BENCH)
 	$(MAKE) gobench
 

@@ -93,7 +93,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	callers := flags.String("callers", "1,64,256", "concurrent callers of throughput and kinds")
 	flags.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of each row of throughput, kinds and flood")
 	flags.DurationVar(&o.warm, "warm", time.Second, "time under load before each of them")
-	flags.IntVar(&o.rounds, "rounds", 9, "of each row of secret, and of each of its two clusters")
+	flags.IntVar(&o.rounds, "rounds", 5, "of each row of secret, and of each of its two clusters")
 	flags.IntVar(&o.kills, "kills", 20, "of the leader, for each store of failover")
 	flags.IntVar(&o.starts, "starts", 50, "of a process alone")
 	flags.DurationVar(&o.idle, "idle", 10*time.Second, "time for which a process alone, or a fleet, does nothing")
