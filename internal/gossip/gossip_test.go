@@ -156,3 +156,27 @@ func TestThreeProcessesFindEachOtherAtOnce(t *testing.T) {
 		until(t, g, "all seeds answered", func() bool { return len(g.KnownUnanswered()) == 0 })
 	}
 }
+
+// A process that answers while another looks around is in what that one finds: among the members, or else as an address that has not answered.
+// Who found neither would found a cluster beside the one that is there.
+func TestSurveyMissesNobody(t *testing.T) {
+	a := newHost(t)
+	t.Cleanup(a.close)
+	start(t, config(a, "a"))
+	for range 20 {
+		b := newHost(t)
+		t.Cleanup(b.close)
+		g := start(t, config(b, "b", a.addr))
+		began := time.Now()
+		for seen := 1; seen == 1; {
+			members, unanswered := g.Survey()
+			if seen = len(members); seen == 1 && len(unanswered) == 0 {
+				t.Fatal("nobody else is there, and nobody has not answered")
+			}
+			if time.Since(began) > 20*time.Second {
+				t.Fatal("a is not found")
+			}
+		}
+		_ = g.Close()
+	}
+}

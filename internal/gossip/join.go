@@ -122,33 +122,45 @@ func (g *Gossip) Exchanged() bool {
 	return b.exchanged
 }
 
+// Survey is Members and KnownUnanswered as one finding: whoever is reached while it looks is among the members, or its address still counts
+// as unanswered. Asked in another order, a process that answers in between would be in neither, and its cluster would be taken for none.
+func (g *Gossip) Survey() (members []Member, unanswered []string) {
+	unanswered = g.KnownUnanswered() // first: who answers from here on is a member by the time that we look
+	return g.Members(), unanswered
+}
+
 // KnownUnanswered lists what may hide processes that we know nothing of: the addresses that Seeds ever answered at which nobody has
 // answered since Start, and in words what Seeds could not find out. Empty means that all who are known of have been heard.
 func (g *Gossip) KnownUnanswered() []string {
-	b := &g.seeds
+	silent, all := g.seeds.unanswered()
+	if g.cfg.Seeds == nil {
+		all = nil
+	}
+	g.members.strikeEverAlive(silent)
+	for ap := range silent {
+		all = append(all, ap.String())
+	}
+	slices.Sort(all)
+	return all
+}
+
+// unanswered is at which addresses no exchange has succeeded, and in words why there may be more: both as of one moment.
+func (b *seedBook) unanswered() (silent map[netip.AddrPort]bool, unknown []string) {
 	b.mu.Lock()
-	silent := map[netip.AddrPort]bool{}
+	defer b.mu.Unlock()
+	silent = map[netip.AddrPort]bool{}
 	for ap, answered := range b.known {
 		if !answered {
 			silent[ap] = true
 		}
 	}
-	b.mu.Unlock()
-	g.members.strikeEverAlive(silent)
-	var all []string
-	for ap := range silent {
-		all = append(all, ap.String())
-	}
-	slices.Sort(all)
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.err != nil {
-		all = append(all, b.err.Error())
+		unknown = append(unknown, b.err.Error())
 	}
-	if !b.asked && g.cfg.Seeds != nil {
-		all = append(all, "peers not looked up yet")
+	if !b.asked {
+		unknown = append(unknown, "peers not looked up yet")
 	}
-	return all
+	return silent, unknown
 }
 
 // joiner looks for others until Close. An attempt at one address never holds up another's.

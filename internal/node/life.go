@@ -121,8 +121,8 @@ func (f *life) run() {
 
 // view is what gossip says now, as the machine wants it.
 func (f *life) view() founding.View {
-	members := f.n.gossip.Members()
-	v := founding.View{Members: make([]founding.Peer, 0, len(members))}
+	members, unanswered := f.n.gossip.Survey()
+	v := founding.View{Members: make([]founding.Peer, 0, len(members)), Unanswered: len(unanswered) > 0}
 	for _, m := range members {
 		v.Members = append(v.Members, founding.Peer{
 			Process: founding.Process{Server: m.Server, Instance: m.Instance, Name: m.Name, MayVote: m.MayVote},
@@ -130,7 +130,6 @@ func (f *life) view() founding.View {
 			Cluster: m.Cluster, Open: m.Open, Leads: m.Leader,
 		})
 	}
-	v.Unanswered = len(f.n.gossip.KnownUnanswered()) > 0
 	return v
 }
 

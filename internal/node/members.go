@@ -107,12 +107,13 @@ func (n *Node) Server() wire.UUID { return n.serverID() }
 
 // Seen lists the names of the processes that gossip has found, this one included, and the addresses at which nobody answered.
 func (n *Node) Seen() (seen, missing []string) {
-	for _, m := range n.gossip.Members() {
+	members, missing := n.gossip.Survey()
+	for _, m := range members {
 		if lives(m) {
 			seen = append(seen, m.Name)
 		}
 	}
-	return seen, n.gossip.KnownUnanswered()
+	return seen, missing
 }
 
 // meta is what this process tells everybody of itself.
