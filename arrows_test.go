@@ -35,6 +35,7 @@ var scaffold = map[string][]string{
 	"internal/bubble":    {},
 	"internal/simnet":    {"internal/mux"},
 	"internal/testpki":   {},
+	"internal/testport":  {"internal/mux"},
 	"internal/proctest":  {"."},
 	"internal/bench":     {".", "internal/mux", "internal/gossip", "internal/session", "internal/node"}, // the lower ones to simulate a large fleet
 }

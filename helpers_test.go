@@ -4,38 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/godistlock/distlock/internal/mux"
+	"github.com/godistlock/distlock/internal/testport"
 )
 
-// freePorts answers loopback addresses whose TCP and UDP ports are free, and which no other test is given: a member that is down, or that a
-// test waits for in vain, must not be replaced by a stranger. They lie below the range from which the system gives ports to outgoing
-// connections, so that a member which restarts finds its port free again, and outside that of internal/proctest.
-func freePorts(t testing.TB, n int) []string {
-	t.Helper()
-	var out []string
-	for len(out) < n {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(18000))
-		if _, taken := takenPorts.LoadOrStore(addr, true); taken {
-			continue
-		}
-		tcp, udp, err := mux.System().Listen(addr)
-		if err != nil {
-			continue
-		}
-		tcp.Close()
-		udp.Close()
-		t.Cleanup(func() { takenPorts.Delete(addr) })
-		out = append(out, addr)
-	}
-	return out
-}
-
-var takenPorts sync.Map // addresses that some test has
+func freePorts(t testing.TB, n int) []string { t.Helper(); return testport.Distlock.Pick(t, n) }
 
 // members are the processes of a test cluster, all inside this one.
 type members struct {

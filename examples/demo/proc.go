@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -79,19 +80,20 @@ func (p *osProcess) log() string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// freePorts picks n loopback addresses whose port is free for TCP and for UDP.
+// freePorts picks n loopback addresses whose port is free for TCP and for UDP. They lie below the range from which systems give ports to
+// outgoing connections, so that a shop which starts again finds its port free.
 func freePorts(n int) (addrs []string, err error) {
-	const tries = 20
+	const low, high, tries = 11_000, 13_000, 100
 	for range n * tries {
 		if len(addrs) == n {
 			break
 		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		addr := fmt.Sprintf("127.0.0.1:%d", low+rand.N(high-low))
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			return nil, err
+			continue
 		}
 		defer l.Close() // only then: or the next port might be the same
-		addr := l.Addr().String()
 		p, err := net.ListenPacket("udp", addr)
 		if err != nil {
 			continue // taken for UDP

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/godistlock/distlock/internal/testport"
 )
 
 // playShop makes the test's binary the example, so that its tests run real processes without building anything: with "main" the example as
@@ -30,19 +32,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// freeAddrs picks n loopback addresses.
-func freeAddrs(t *testing.T, n int) (addrs []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs
-}
+func freeAddrs(t *testing.T, n int) []string { t.Helper(); return testport.HTTPExample.Pick(t, n) }
 
 // shop is one process of the example.
 type shop struct {

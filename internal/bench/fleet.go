@@ -138,7 +138,7 @@ func place(from string, leader int) int {
 // freePorts picks n loopback addresses whose port is free for TCP and for UDP. They lie below the range from which systems give ports to
 // outgoing connections, so that a member which restarts finds its port free again.
 func freePorts(n int) (addrs []string, err error) {
-	const low, high, tries = 10_000, 32_000, 100
+	const low, high, tries = 6_000, 10_000, 100 // the tests of other packages have those above: see internal/testport
 	for range n * tries {
 		if len(addrs) == n {
 			return addrs, nil

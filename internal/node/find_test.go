@@ -2,12 +2,12 @@ package node
 
 import (
 	"context"
-	"net"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/godistlock/distlock/internal/testport"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -95,14 +95,10 @@ func TestWhoIsAskedWaitsForNews(t *testing.T) {
 // Where nobody listens any more others are asked for a way there, but not at once: all who had a leader that has died would do it.
 func TestNoHurryToWhoIsGone(t *testing.T) {
 	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
+	closed := testport.Node.Pick(t, 1)[0]
 	n, nobody := f[0], wire.NewUUID()
 	for _, o := range f {
-		o.remember(nobody, l.Addr().String())
+		o.remember(nobody, closed)
 	}
 	await(t, n, "the others", func() bool { via, _ := n.detoursTo(nobody); return len(via) == 2 })
 	reach := func(limit, detourAfter time.Duration) time.Duration {

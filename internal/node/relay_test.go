@@ -16,6 +16,7 @@ import (
 	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/rpc"
+	"github.com/godistlock/distlock/internal/testport"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -219,12 +220,8 @@ func TestRelayAnswers(t *testing.T) {
 		t.Errorf("a server that nobody knows: %v", err)
 	}
 	nobody := wire.NewUUID()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	member.remember(nobody, l.Addr().String())
+	closed := testport.Node.Pick(t, 1)[0]
+	member.remember(nobody, closed)
 	if _, err := ask(n, member, encodeUUID(nobody)); remoteCode(err) != int(codeGone) {
 		t.Errorf("a server that is gone: %v", err)
 	}
@@ -277,13 +274,9 @@ func TestReachOfOneThatIsGone(t *testing.T) {
 	var asked atomic.Int32
 	w.build(slices.Index(f, n), func(context.Context) error { asked.Add(1); return syscall.EHOSTUNREACH }, f.others(leader).others(n)...)
 	nobody := wire.NewUUID()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
+	closed := testport.Node.Pick(t, 1)[0]
 	for _, o := range []*Node{n, leader} {
-		o.remember(nobody, l.Addr().String())
+		o.remember(nobody, closed)
 	}
 	n.mu.Lock()
 	n.detours[nobody] = detour{via: leader.Server(), at: time.Now()}

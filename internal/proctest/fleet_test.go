@@ -5,8 +5,6 @@ package proctest
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +16,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock"
+	"github.com/godistlock/distlock/internal/testport"
 )
 
 // patience bounds every wait of a test; what is waited for takes a fraction of it, and where gossip lost its way two of its exchanges of
@@ -142,32 +141,7 @@ func startFleet(t *testing.T, n int, durable bool, ttl time.Duration) *fleet {
 	return f
 }
 
-// freeAddrs picks n loopback addresses whose port is free for TCP and for UDP. They lie below the range from which the system gives ports to
-// outgoing connections, and outside that of the tests of package distlock: a process that is down finds its port free again.
-func freeAddrs(t *testing.T, n int) (addrs []string) {
-	t.Helper()
-	for len(addrs) < n {
-		addr := fmt.Sprintf("127.0.0.1:%d", 28000+rand.N(4000))
-		if _, taken := takenAddrs.LoadOrStore(addr, t.Name()); taken {
-			continue
-		}
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		p, err := net.ListenPacket("udp", addr)
-		if err != nil {
-			continue
-		}
-		p.Close()
-		t.Cleanup(func() { takenAddrs.Delete(addr) })
-		addrs = append(addrs, addr)
-	}
-	return addrs
-}
-
-var takenAddrs sync.Map // from an address to the test that has it
+func freeAddrs(t *testing.T, n int) []string { t.Helper(); return testport.Proctest.Pick(t, n) }
 
 // start gives each of members a process and waits until they have joined.
 func (f *fleet) start(members ...*member) {
