@@ -23,7 +23,7 @@ var (
 	Node        = Range{32000, 32500}
 )
 
-var taken sync.Map // from an address to the name of the test that has it
+var taken sync.Map // addresses that some test has
 
 // Pick answers n loopback addresses of r whose port is free for TCP and UDP, and which no other test of this process is given before t is over: a
 // process that is down, or that a test waits for in vain, must not be replaced by a stranger.
@@ -35,7 +35,7 @@ func (r Range) Pick(t testing.TB, n int) []string {
 			t.Fatalf("no %d ports from %d to %d are free for TCP and UDP", n, r.Low, r.High)
 		}
 		addr := fmt.Sprintf("127.0.0.1:%d", r.Low+rand.N(r.High-r.Low))
-		if _, had := taken.LoadOrStore(addr, t.Name()); had {
+		if _, had := taken.LoadOrStore(addr, true); had {
 			continue
 		}
 		tcp, udp, err := mux.System().Listen(addr)
