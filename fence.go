@@ -2,7 +2,6 @@ package distlock
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -110,51 +109,6 @@ func (g storedGuard) Admit(ctx context.Context, key string, fence Fence) error {
 		return fmt.Errorf("key %q: %w: the store answers fence %d after it was given %d", key, ErrInvalid, stored, fence)
 	}
 	return nil
-}
-
-// SQLGuard keeps the greatest admitted fence of each key in a table of the user's own database, checked inside the user's own
-// transaction: Admit first, then write, roll back on error. It is no Guard, since it needs that transaction.
-//
-// Not built yet: its methods answer errors that match errors.ErrUnsupported.
-type SQLGuard struct {
-	Dialect Dialect
-	Table   string // default "distlock_fences"; a plain name, with a schema at most
-}
-
-// Dialect is a database's kind of SQL.
-type Dialect string
-
-const (
-	Postgres Dialect = "postgres"
-	MySQL    Dialect = "mysql"
-	SQLite   Dialect = "sqlite"
-)
-
-// SQLTx is what SQLGuard needs of a transaction; *sql.Tx has it.
-type SQLTx interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-var (
-	_ SQLTx = (*sql.Tx)(nil)
-	_ SQLTx = (*sql.DB)(nil) // for CreateTable only
-)
-
-// CreateTable makes the table if it is not there. tx may be a *sql.DB here.
-func (g SQLGuard) CreateTable(ctx context.Context, tx SQLTx) error {
-	return unsupported("SQLGuard.CreateTable")
-}
-
-// Admit answers ErrStaleFence when a newer fence of key was admitted, else it keeps fence in tx. With a *sql.DB or *sql.Conn it is
-// ErrInvalid, as check and write would be two. Keys are stored as bytes.
-func (g SQLGuard) Admit(ctx context.Context, tx SQLTx, key string, fence Fence) error {
-	return unsupported("SQLGuard.Admit")
-}
-
-// AdmitAll is Admit for each of keys, in a fixed order, so that two transactions cannot wait for each other.
-func (g SQLGuard) AdmitAll(ctx context.Context, tx SQLTx, keys []string, fence Fence) error {
-	return unsupported("SQLGuard.AdmitAll")
 }
 
 // FenceHeader carries a fence in an HTTP request, as a bare decimal number.

@@ -32,13 +32,6 @@ func TestFenceFrom(t *testing.T) {
 	}
 }
 
-func TestGuardNotBuiltYet(t *testing.T) {
-	g := SQLGuard{Dialect: SQLite}
-	wantFaults(t, "CreateTable", g.CreateTable(t.Context(), nil), errors.ErrUnsupported, "SQLGuard.CreateTable")
-	wantFaults(t, "Admit", g.Admit(t.Context(), nil, "sku-42", 7), errors.ErrUnsupported, "SQLGuard.Admit")
-	wantFaults(t, "AdmitAll", g.AdmitAll(t.Context(), nil, []string{"sku-42"}, 7), errors.ErrUnsupported, "SQLGuard.AdmitAll")
-}
-
 // mapStore is a store of fences; broken, it can't tell.
 type mapStore struct {
 	fences map[string]Fence
