@@ -2,6 +2,7 @@ package distlock_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -232,4 +233,37 @@ func ExampleCluster_Stats() {
 	stats, err := cluster.Stats(ctx)
 	fmt.Println(stats.Keys, stats.Holders, stats.Sessions, err)
 	// Output: 1 1 1 <nil>
+}
+
+// An order is written only if nobody with a newer fence was there before; check and write are one transaction.
+func ExampleSQLGuard() {
+	guard := distlock.SQLGuard{Dialect: distlock.Postgres} // its table: guard.CreateTable, or guard.TableSQL in a migration
+	sell := func(ctx context.Context, db *sql.DB, sku string, fence distlock.Fence) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		if err := guard.Admit(ctx, tx, sku, fence); err != nil { // before the first read
+			return err // errors.Is(err, distlock.ErrStaleFence): somebody newer was there
+		}
+		if _, err := tx.ExecContext(ctx, "UPDATE stock SET count = count - 1 WHERE sku = $1 AND count > 0", sku); err != nil {
+			return err
+		}
+		return tx.Commit()
+	}
+	_ = sell
+}
+
+// The same for a table that has a fence column of its own: one statement, and no transaction.
+func ExampleStaleIfNone() {
+	setPrice := func(ctx context.Context, db *sql.DB, sku string, cents int, fence distlock.Fence) error {
+		return distlock.StaleIfNone(db.ExecContext(ctx, "UPDATE stock SET cents = $1, fence = $2 WHERE sku = $3 AND fence <= $2", cents, fence, sku))
+	}
+	_ = setPrice
+}
+
+func ExampleSQLGuard_TableSQL() {
+	fmt.Println(distlock.SQLGuard{Dialect: distlock.MySQL}.TableSQL())
+	// Output: CREATE TABLE IF NOT EXISTS `distlock_fences` (`key` VARBINARY(1024) NOT NULL PRIMARY KEY, fence BIGINT NOT NULL) ENGINE=InnoDB <nil>
 }

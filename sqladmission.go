@@ -3,6 +3,7 @@ package distlock
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -47,10 +48,12 @@ func (a admission) raiseMySQL(ctx context.Context, tx SQLTx) (bool, error) {
 	case err != nil:
 		return false, err
 	case rows != len(a.keys) || least.Int64 < a.fence:
-		return false, fmt.Errorf("it was written to %s and is not there: a trigger, or another kind of table?", a.table)
+		return false, fmt.Errorf("%s: %w", a.table, errNotThere)
 	}
 	return greatest.Int64 == a.fence, nil
 }
+
+var errNotThere = errors.New("it was written and is not there; has the table a trigger, or is it another kind of table than CreateTable makes?")
 
 // stale is the error that names the key and what was admitted for it, if that can still be asked.
 func (a admission) stale(ctx context.Context, tx SQLTx) error {

@@ -20,12 +20,16 @@ import (
 //	if err := guard.Admit(ctx, tx, "sku-42", lock.Fence()); err != nil {
 //		return err // errors.Is(err, distlock.ErrStaleFence): somebody newer was here; nothing is written
 //	}
-//	… // write, by tx
+//	… // read and write, by tx
 //	return tx.Commit()
 //
 // Admit locks the key's row until tx ends. Whoever admits the same key meanwhile waits for that end, so no other fence comes between the check and the
 // write. In SQLite it takes the one lock of all writers. This holds at every isolation level. Above READ COMMITTED the database may end the
 // transaction of one who came late by an error of its own (see Admit) instead of ErrStaleFence, but never admits it.
+//
+// First means before the first read too: until Admit has let it through, older fences may still write, and what was read may be outdated. At REPEATABLE
+// READ, their default, MySQL and MariaDB go on showing to a transaction what was there at its first read: one that had to read before Admit must
+// read again after it, by SELECT … FOR UPDATE. Postgres and SQLite answer an error to Admit then.
 //
 // All that writes what a key protects must go through the guard, with the same Table in the same database.
 //
@@ -75,8 +79,8 @@ func (g SQLGuard) TableSQL() (string, error) {
 	return "CREATE TABLE IF NOT EXISTS " + table + " (" + key + " " + kind + " NOT NULL PRIMARY KEY, fence BIGINT NOT NULL)" + options, nil
 }
 
-// CreateTable makes the table if it is not there; where it is, it needs no right to make one. tx may be a *sql.DB here. Many processes may do it at once.
-// It blocks while another makes the same table.
+// CreateTable makes the table if it is not there; where it is, it needs no right to make one. tx may be a *sql.DB here. Many processes may do it at once. It blocks while another makes
+// the same table.
 //
 // MySQL and MariaDB commit what a transaction did when a table is made, and end it: there a *sql.DB is better than a transaction.
 func (g SQLGuard) CreateTable(ctx context.Context, tx SQLTx) error {
@@ -90,19 +94,14 @@ func (g SQLGuard) CreateTable(ctx context.Context, tx SQLTx) error {
 		return nil
 	}
 	if g.Dialect == Postgres {
-		// There IF NOT EXISTS fails when two do it at once. In a transaction one waits for the other here; without one the lock is gone at once.
-		if _, err = tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock("+creation+")"); err != nil {
-			return fmt.Errorf("SQLGuard: its table could not be made: %w", err)
-		}
+		// There IF NOT EXISTS fails when two do it at once, and a failure would be the end of the transaction.
+		statement = "DO $$ BEGIN " + statement + "; EXCEPTION WHEN duplicate_table OR duplicate_object OR unique_violation THEN NULL; END $$"
 	}
 	if _, err = tx.ExecContext(ctx, statement); err != nil && !g.hasTable(ctx, tx) {
 		return fmt.Errorf("SQLGuard: its table could not be made: %w", err)
 	}
 	return nil
 }
-
-// creation is the key of the advisory lock under which a table is made in Postgres: "distlock" in ASCII.
-const creation = "7235441220220052331"
 
 // hasTable is whether the table is there, as far as tx can tell. In Postgres the question may not fail where it isn't, as the transaction would.
 func (g SQLGuard) hasTable(ctx context.Context, tx SQLTx) bool {
