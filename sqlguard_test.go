@@ -31,7 +31,7 @@ type fakeConn struct{ *fakeDB }
 
 func (c fakeConn) Prepare(query string) (driver.Stmt, error) { return fakeStmt{c, query}, nil }
 func (c fakeConn) Close() error                              { return nil }
-func (c fakeConn) Begin() (driver.Tx, error)                 { return c, nil } //nolint:staticcheck // all that a fake needs
+func (c fakeConn) Begin() (driver.Tx, error)                 { return c, nil }
 func (c fakeConn) Commit() error                             { return nil }
 func (c fakeConn) Rollback() error                           { return nil }
 
