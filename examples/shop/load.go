@@ -38,10 +38,8 @@ func play(ctx context.Context, o options, b books, m mode, out io.Writer) (r res
 			return pauseHolders(ctx, o.pauses, shops, db, out)
 		})
 	}
-	for _, p := range shops {
-		if cerr := p.close(); err == nil { // what failed first is the reason
-			err = cerr
-		}
+	if cerr := closeAll(shops); err == nil { // what failed first is the reason
+		err = cerr
 	}
 	if err != nil {
 		return r, err

@@ -15,19 +15,43 @@ import (
 // pauseHolders pauses a holder n times: a process that follows, one that leads the cluster, and so on in turn.
 func pauseHolders(ctx context.Context, n int, shops []*process, db *sql.DB, out io.Writer) error {
 	for i := range n {
-		var victim *process
-		err := until(ctx, "a leader is known", func() (found bool, err error) {
-			victim, err = whoever(ctx, i%2 == 1, shops)
-			return victim != nil, err
-		})
+		leads := i%2 == 1
+		p, fence, err := holder(ctx, leads, shops)
 		if err == nil {
-			err = pauseHolder(ctx, victim, db, out)
+			does := map[bool]string{false: "follows", true: "leads"}[leads]
+			fmt.Fprintf(out, "%s, which %s, is paused with fence %d between its read and its write\n", p.name, does, fence)
+			err = pauseHolder(ctx, p, fence, db, out)
 		}
 		if err != nil {
 			return fmt.Errorf("pause %d: %w", i+1, err)
 		}
 	}
 	return nil
+}
+
+// holder waits until an order is where it can be paused, in a process that leads the cluster, or does not.
+func holder(ctx context.Context, leads bool, shops []*process) (p *process, fence int64, err error) {
+	err = until(ctx, "a holder is where it can be paused", func() (found bool, err error) {
+		if p, err = whoever(ctx, leads, shops); p == nil || err != nil {
+			return false, err
+		}
+		if err := p.tell(tellPause); err != nil {
+			return false, err
+		}
+		text, err := p.hear(ctx, sayPaused)
+		if err != nil {
+			return false, err
+		}
+		if fence, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return false, err
+		}
+		leader, err := p.leader(ctx)
+		if err != nil || leader != "" && leads == (leader == p.name) {
+			return true, err
+		}
+		return false, p.tell(tellGoOn) // somebody else was elected meanwhile
+	})
+	return p, fence, err
 }
 
 // whoever leads, or does not lead; nil when there is nobody.
@@ -44,7 +68,7 @@ func whoever(ctx context.Context, leads bool, shops []*process) (*process, error
 	return nil, nil
 }
 
-// leader is who leads the cluster as far as p knows.
+// leader is who leads the cluster as far as p knows, "" when it knows nobody.
 func (p *process) leader(ctx context.Context) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+"/status", nil)
 	if err != nil {
@@ -60,33 +84,13 @@ func (p *process) leader(ctx context.Context) (string, error) {
 	return status.Leader, err
 }
 
-// pauseHolder stops the process of a holder between its read of the stock and the start of its write, until another process has got the
-// lock and has written. Then it lets the late write come.
-func pauseHolder(ctx context.Context, p *process, db *sql.DB, out io.Writer) error {
-	if err := p.tell(tellPause); err != nil {
-		return err
-	}
-	text, err := p.hear(ctx, sayPaused)
-	if err != nil {
-		return err
-	}
-	fence, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return err
-	}
-	leader, err := p.leader(ctx)
-	if err != nil {
-		return err
-	}
+// pauseHolder stops the process of a holder, which waits between its read of the stock and the start of its write, until another one has
+// got the lock and has written. Then it lets the late write come.
+func pauseHolder(ctx context.Context, p *process, fence int64, db *sql.DB, out io.Writer) error {
 	stopped := time.Now()
 	if err := pause(p.cmd.Process); err != nil {
 		return fmt.Errorf("pause %s: %w", p.name, err)
 	}
-	does := "follows"
-	if leader == p.name {
-		does = "leads"
-	}
-	fmt.Fprintf(out, "%s, which %s, is paused with fence %d between its read and its write\n", p.name, does, fence)
 	if err := until(ctx, "another shop writes", func() (bool, error) {
 		return exists(ctx, db, `SELECT 1 FROM orders WHERE fence > $1`, fence)
 	}); err != nil {
@@ -94,7 +98,7 @@ func pauseHolder(ctx context.Context, p *process, db *sql.DB, out io.Writer) err
 	}
 	passed := time.Since(stopped)
 
-	// The order waits for this word, so that its write is certain to be late.
+	// Only now it gets the word that it waits for, so that its write is certain to be late.
 	if err := errors.Join(p.tell(tellGoOn), resume(p.cmd.Process)); err != nil {
 		return fmt.Errorf("wake %s: %w", p.name, err)
 	}

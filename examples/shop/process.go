@@ -72,7 +72,7 @@ func launch(s start) (*process, error) {
 		return nil, err
 	}
 	p := &process{name: s.Name, cmd: cmd, in: in, lines: make(chan string, 16)}
-	go func() { // ended by the end of the shop's output, which is the shop's; close reads what nobody else did
+	go func() { // ended by the end of the shop's output, which is the shop's; wait reads what nobody else did
 		defer close(p.lines)
 		for words := bufio.NewScanner(out); words.Scan(); {
 			p.lines <- words.Text()
@@ -107,19 +107,29 @@ func (p *process) hear(ctx context.Context, prefix string) (rest string, err err
 	}
 }
 
-// close ends the shop and waits for its end.
-func (p *process) close() error {
-	_ = resume(p.cmd.Process) // should it be paused still
-	p.in.Close()
+// closeAll ends the shops, all at once, and waits for their end.
+func closeAll(shops []*process) error {
+	for _, p := range shops {
+		_ = resume(p.cmd.Process) // should it be paused still
+		p.in.Close()
+	}
+	var errs []error
+	for _, p := range shops {
+		errs = append(errs, p.wait())
+	}
+	return errors.Join(errs...)
+}
+
+// wait waits for the end of a shop whose input has ended. What it said, and nobody has heard, is an error.
+func (p *process) wait() error {
 	late := time.AfterFunc(lastBreath+10*time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer late.Stop()
 	var words []error
 	for line := range p.lines {
 		words = append(words, errors.New(line))
 	}
-	err := p.cmd.Wait()
-	if err != nil || len(words) > 0 {
-		return fmt.Errorf("%s: %w", p.name, errors.Join(append(words, err)...))
+	if err := errors.Join(append(words, p.cmd.Wait())...); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	return nil
 }
