@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -38,10 +39,7 @@ func play(ctx context.Context, o options, b books, m mode, out io.Writer) (r res
 			return pauseHolders(ctx, o.pauses, shops, db, out)
 		})
 	}
-	if cerr := closeAll(shops); err == nil { // what failed first is the reason
-		err = cerr
-	}
-	if err != nil {
+	if err = errors.Join(err, closeAll(shops)); err != nil {
 		return r, err
 	}
 	return b.count(ctx, db, m)
@@ -52,7 +50,7 @@ func sell(ctx context.Context, o options, shops []*process, meanwhile func(conte
 	ctx, fail := context.WithCancelCause(ctx) // the first failure ends all
 	defer fail(nil)
 	enough := make(chan struct{})
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: customers}, Timeout: patience}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: customers}, Timeout: 2 * patience}
 	defer client.CloseIdleConnections()
 	var home sync.WaitGroup
 	for _, p := range shops {

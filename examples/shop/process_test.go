@@ -163,7 +163,8 @@ func TestShopInterrupted(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.until(t, "")
-			if code, logged := r.end(t); code != 1 || !strings.Contains(r.said.String(), "FAILED: mode fences: ") {
+			if code, logged := r.end(t); code != 1 || !strings.Contains(r.said.String(), "FAILED: mode fences: ") ||
+				strings.Contains(r.said.String(), "signal: killed") {
 				t.Errorf("code %d, output:\n%s\nlogs:\n%s", code, &r.said, logged)
 			}
 			r.leftNothing(t, d)
