@@ -18,9 +18,7 @@ func pauseHolders(ctx context.Context, n int, shops []*process, db *sql.DB, out 
 		leads := i%2 == 1
 		p, fence, err := holder(ctx, leads, shops)
 		if err == nil {
-			does := map[bool]string{false: "follows", true: "leads"}[leads]
-			fmt.Fprintf(out, "%s, which %s, is paused with fence %d between its read and its write\n", p.name, does, fence)
-			err = pauseHolder(ctx, p, fence, db, out)
+			err = pauseHolder(ctx, p, leads, fence, db, out)
 		}
 		if err != nil {
 			return fmt.Errorf("pause %d: %w", i+1, err)
@@ -86,11 +84,13 @@ func (p *process) leader(ctx context.Context) (string, error) {
 
 // pauseHolder stops the process of a holder, which waits between its read of the stock and the start of its write, until another one has
 // got the lock and has written. Then it lets the late write come.
-func pauseHolder(ctx context.Context, p *process, fence int64, db *sql.DB, out io.Writer) error {
-	stopped := time.Now()
+func pauseHolder(ctx context.Context, p *process, leads bool, fence int64, db *sql.DB, out io.Writer) error {
 	if err := pause(p.cmd.Process); err != nil {
 		return fmt.Errorf("pause %s: %w", p.name, err)
 	}
+	stopped := time.Now()
+	does := map[bool]string{false: "follows", true: "leads"}[leads]
+	fmt.Fprintf(out, "%s, which %s, is paused with fence %d between its read and its write\n", p.name, does, fence)
 	if err := until(ctx, "another shop writes", func() (bool, error) {
 		return exists(ctx, db, `SELECT 1 FROM orders WHERE fence > $1`, fence)
 	}); err != nil {
