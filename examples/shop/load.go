@@ -45,7 +45,7 @@ func play(ctx context.Context, o options, b books, m mode, out io.Writer) (r res
 	return b.count(ctx, db, m)
 }
 
-// sell lets customers order at all shops for o.duration, and at least as long as meanwhile takes. The orders under way are finished.
+// sell lets customers order at all shops while meanwhile runs, and then for o.duration. The orders under way are finished.
 func sell(ctx context.Context, o options, shops []*process, meanwhile func(context.Context) error) error {
 	ctx, fail := context.WithCancelCause(ctx) // the first failure ends all
 	defer fail(nil)
@@ -69,11 +69,11 @@ func sell(ctx context.Context, o options, shops []*process, meanwhile func(conte
 			})
 		}
 	}
-	timer := time.NewTimer(o.duration)
-	defer timer.Stop()
 	if err := meanwhile(ctx); err != nil {
 		fail(err)
 	}
+	timer := time.NewTimer(o.duration)
+	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():

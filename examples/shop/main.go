@@ -60,7 +60,7 @@ func parse(args []string, usage io.Writer) (o options, err error) {
 	which := flags.String("mode", "all", "none, locks, fences or all")
 	database := flags.String("database", string(distlock.SQLite), "sqlite, which needs nothing, or postgres")
 	flags.StringVar(&o.dsn, "dsn", os.Getenv("SHOP_DSN"), "the PostgreSQL's; each run has a schema of its own there (or SHOP_DSN, which nobody sees who lists processes)")
-	flags.DurationVar(&o.duration, "duration", 5*time.Second, "how long to take orders in each mode, at least; pauses take what they need")
+	flags.DurationVar(&o.duration, "duration", 5*time.Second, "how long to take orders in each mode, beside the pauses, which take what they need")
 	pauses := flags.String("fault", faultDefault, "how often to pause a holder in the modes that have one: on (once a follower, once the leader), off, or a number")
 	flags.BoolVar(&o.verbose, "v", false, "show the shops' logs on standard error")
 	if err := flags.Parse(args); err != nil {
@@ -116,7 +116,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(folder)
-	fmt.Fprintf(out, "3 shops sell %s over %s; %v and %d pauses a mode\n", product, o.database, o.duration, o.pauses)
+	fmt.Fprintf(out, "3 shops sell %s over %s: %v and %d pauses a mode\n", product, o.database, o.duration, o.pauses)
 	var results []result
 	for _, m := range o.modes {
 		r, rerr := play(ctx, o, newBooks(o, folder, m), m, out)

@@ -112,7 +112,7 @@ func (s *shop) inTx(ctx context.Context, write func(*sql.Tx) error) error {
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback() // does nothing after a Commit
+		defer func() { _ = tx.Rollback() }() // does nothing after a Commit
 		if err := write(tx); err != nil {
 			return err
 		}
