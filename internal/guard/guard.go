@@ -4,12 +4,13 @@ package guard
 import (
 	"container/heap"
 	"hash/maphash"
+	"strings"
 	"sync"
 )
 
 const (
 	shards   = 64
-	overhead = 160 // bytes of a key beside its own: the entry, its places in the map and in the heap, and the map's free room
+	overhead = 144 // bytes of a key beside its own: the entry, its places in the map and in the heap, and the room that both keep free
 )
 
 // Guard admits fences. It is safe for concurrent use.
@@ -65,8 +66,8 @@ func (s *shard) add(key string, fence uint64, limit int) {
 	if s.keys == nil {
 		s.keys = make(map[string]*entry)
 	}
-	e := &entry{key: key, fence: fence}
-	s.keys[key] = e
+	e := &entry{key: strings.Clone(key), fence: fence} // a key that was cut out of a request must not keep all of the request in memory
+	s.keys[e.key] = e
 	heap.Push(&s.least, e)
 	s.bytes += size(key)
 	for s.bytes > limit {
@@ -77,7 +78,8 @@ func (s *shard) add(key string, fence uint64, limit int) {
 	}
 }
 
-func size(key string) int { return len(key) + overhead }
+// size is no less than what key takes: the runtime gives memory in sizes that are up to a sixth above what is asked for.
+func size(key string) int { return len(key) + len(key)/6 + overhead }
 
 // byFence is a heap.
 type byFence []*entry
