@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/godistlock/distlock/internal/guard"
 )
@@ -38,23 +39,52 @@ func ownerFrom(ctx context.Context) *Lock {
 	return c.owner
 }
 
-// FenceFrom is the fence of the innermost lock whose Do or Lock.Context made ctx; false when there is none.
+// FenceFrom is the fence of the innermost lock whose Do or Lock.Context made ctx; false when there is none. It says nothing of the locks
+// around that one: a process that has lost an outer lock and then takes an inner one carries a fence that no guard of the outer's key would
+// refuse. So what an outer lock protects is written with the outer's context, or both keys are taken by LockAll.
 func FenceFrom(ctx context.Context) (Fence, bool) {
 	c, _ := ctx.Value(grantKey{}).(carried)
 	return c.fence, c.fence != 0
 }
 
-// Guard keeps out what a newer grant has overtaken. Guards are for exclusive grants: shared holders and semaphore holders have
-// fences of their own and would shut each other out.
+// Guard keeps out what a newer grant has overtaken: of each key it knows the greatest fence that it admitted, and refuses smaller ones. It
+// knows nothing of locks: an old fence is admitted until the newer holder has shown its own. So who holds a lock to read, think and write
+// has its fence admitted before it reads, and again with the write. If it were shown with the write only, the holder before, when it wakes
+// up between the two, could still write, and what was made of the value before that would be written over it.
+//
+// Admit and the write that it allows are two steps. A write that was admitted and then takes long may come after that of a newer holder who
+// was admitted meanwhile. Where that must not be, make one of them: Admit and write under one mutex, or in one transaction, as with
+// SQLGuard. Requests of one grant all have its fence, and a guard puts them in no order. Whoever may call Admit can shut everybody
+// out by a great number: a guard is for clients that are honest and late, behind whatever says who they are.
+//
+// Guards are for exclusive grants:
+//
+//   - Shared holders have a fence each, and all are right: the first to show a greater one would shut the others out. So shared
+//     holders don't ask Admit. A writer that was admitted can expect that no writer before it is admitted any more, but not that an
+//     earlier shared holder, who was paused, has stopped reading: that takes a comparison that raises nothing, as SELECT … WHERE fence <=
+//     the reader's. A shared holder can't expect that a writer before it writes no more: that one is kept out only by the next writer.
+//   - Holders of a semaphore have a fence each as well, and no order of them means anything: a guard can't serve them. Either give each
+//     place a key of its own and lock one of those exclusively, or ask Cluster.CheckFence before the write, which says who held a moment
+//     ago, and use Cooldown.
+//   - A lock of LockAll has one fence for all its keys: ask Admit for each key that is touched.
+//   - Extend and Downgrade keep the fence. Who has downgraded would still be admitted, so must not write.
+//   - Adopt keeps the fence, also of a Detached lock: no guard can tell the process that took it from the one that has it now. Where the
+//     first may be paused, rather than done, Release or ForceUnlock the lock and take it anew, for a fence of its own.
+//   - Fences of different clusters, so of different Groups, are in no order: each cluster has guards of its own. A key that moves to
+//     another cluster needs a fresh guard, once the old cluster's holders are done: the new one's fences may be smaller.
 type Guard interface {
 	// Admit answers ErrStaleFence when a newer fence of key was seen. Equal fences are admitted: one grant may write many times.
 	Admit(ctx context.Context, key string, fence Fence) error
 }
 
-// NewGuard is a Guard in memory, bounded to 64 MiB. It never admits a fence older than one that it admitted for that key: when it forgets a key, of
-// those granted longest ago, it remembers the greatest fence forgotten, and refuses unknown keys below it. It never blocks, and its errors match
-// ErrStaleFence, ErrInvalid (what is no fence or no key), ErrLimit (a key that is too long) or ctx's. A restart forgets everything: until a
-// newer fence of a key has come, an old one is admitted again. Where that must not be, use StoredGuard, or SQLGuard.
+// NewGuard is a Guard in memory, bounded to 64 MiB. It never admits a fence older than one that it admitted for that key: when it forgets a
+// key, of those granted longest ago, it remembers the greatest fence forgotten, and refuses unknown keys below it. With keys of 20 bytes it
+// knows 400,000 or so; who holds one lock while that many newer ones come may then be refused though nobody has overtaken it, and has to
+// take its lock anew. It never blocks, and its errors match ErrStaleFence, ErrInvalid (what is no fence or no key), ErrLimit (a key that is
+// too long) or ctx's.
+//
+// A restart forgets everything: until a newer fence of a key has come, an old one is admitted again. And it is one process's: of several
+// that serve the same resource each knows only what came to itself. Where either matters, use StoredGuard, or SQLGuard.
 func NewGuard() Guard { return memoryGuard{guard.New(guardMemory)} }
 
 const guardMemory = 64 << 20 // bytes
@@ -66,7 +96,7 @@ func (g memoryGuard) Admit(ctx context.Context, key string, fence Fence) error {
 		return err
 	}
 	if !g.Guard.Admit(key, uint64(fence)) {
-		return fmt.Errorf("key %q: %w: fence %d is older than one that was admitted", key, ErrStaleFence, fence)
+		return fmt.Errorf("key %q: %w: fence %d is older than one that was admitted, or than what was forgotten", key, ErrStaleFence, fence)
 	}
 	return nil
 }
@@ -86,7 +116,8 @@ func checkAdmit(ctx context.Context, key string, fence Fence) error {
 
 // FenceStore keeps fences where a restart does not forget them, for StoredGuard.
 type FenceStore interface {
-	// Raise stores fence as key's unless a greater one is stored, in one step that is durable when it returns, and answers which is stored then.
+	// Raise stores fence as key's unless a greater one is stored, in one step that is durable when it returns, and answers which is stored
+	// then.
 	Raise(ctx context.Context, key string, fence Fence) (Fence, error)
 }
 
@@ -106,7 +137,7 @@ func (g storedGuard) Admit(ctx context.Context, key string, fence Fence) error {
 	case stored > fence:
 		return fmt.Errorf("key %q: %w: fence %d, and %d was admitted", key, ErrStaleFence, fence, stored)
 	case stored < fence:
-		return fmt.Errorf("key %q: %w: the store answers fence %d after it was given %d", key, ErrInvalid, stored, fence)
+		return fmt.Errorf("key %q: its store is broken: it has fence %d after it was given %d", key, stored, fence)
 	}
 	return nil
 }
@@ -114,7 +145,8 @@ func (g storedGuard) Admit(ctx context.Context, key string, fence Fence) error {
 // FenceHeader carries a fence in an HTTP request, as a bare decimal number.
 const FenceHeader = "Distlock-Fence"
 
-// FenceOf is the fence in r's FenceHeader. ok is false when there is none; an error, which matches ErrInvalid, says that what is there is no fence.
+// FenceOf is the fence in r's FenceHeader. ok is false when there is none; an error, which matches ErrInvalid, says that what is there is
+// no fence.
 func FenceOf(r *http.Request) (fence Fence, ok bool, err error) {
 	values := r.Header[FenceHeader]
 	switch {
@@ -123,28 +155,46 @@ func FenceOf(r *http.Request) (fence Fence, ok bool, err error) {
 	case len(values) > 1:
 		return 0, true, fmt.Errorf("%w %s: it is there %d times", ErrInvalid, FenceHeader, len(values))
 	}
-	text := values[0]
-	if len(text) == 0 || len(text) > len("9007199254740991") || text[0] == '0' {
-		return 0, true, errFenceHeader
+	if fence, err = ParseFence(values[0]); err != nil {
+		err = fmt.Errorf("%s: %w", FenceHeader, err)
 	}
+	return fence, true, err
+}
+
+// ParseFence reads a fence as it travels: a bare decimal number from 1 to 2^53-1, with no sign, no space and no zero before it. The error
+// matches ErrInvalid. strconv.FormatUint writes what it reads.
+func ParseFence(text string) (Fence, error) {
+	if len(text) == 0 || len(text) > len("9007199254740991") || text[0] == '0' {
+		return 0, errFenceText
+	}
+	var fence Fence
 	for i := range len(text) {
 		d := text[i] - '0'
 		if d > 9 {
-			return 0, true, errFenceHeader
+			return 0, errFenceText
 		}
 		fence = 10*fence + Fence(d)
 	}
 	if fence > maxFence {
-		return 0, true, errFenceHeader
+		return 0, errFenceText
 	}
-	return fence, true, nil
+	return fence, nil
 }
 
-var errFenceHeader = fmt.Errorf("%w %s: it must be a bare decimal number from 1 to %d", ErrInvalid, FenceHeader, uint64(maxFence))
+var errFenceText = fmt.Errorf("%w fence: it must be a bare decimal number from 1 to %d", ErrInvalid, uint64(maxFence))
 
-// RequireFence lets a request through to next when g admits the fence in its FenceHeader. It answers 428 without a fence, 400 to a malformed one, or
-// to a key that is none, 412 to a stale one, and 503 where g can't tell, with Retry-After. key names what the request touches, by what the server itself
-// knows, never by what the client says beside it; nil is the URL's path, as it was decoded. It allocates nothing for what it lets through.
+// RequireFence lets a request through to next when g admits the fence in its FenceHeader. It answers 428 without a fence, 400 to a
+// malformed one, or to a key that is none, 412 to a stale one, and 503 where g can't tell, with Retry-After. It allocates nothing for what
+// it lets through.
+//
+// key names what the request touches, by what the server itself knows, never by what the client says beside it; nil is the URL's path, as
+// it was decoded: "/a%2Fb" and "/a/b" are one key. What can be reached by several paths needs a key function, such as r.PathValue with a
+// pattern around this handler: else who comes by another path is compared with nobody. A request that touches several keys calls FenceOf
+// and Guard.Admit itself.
+//
+// It belongs around all that is done under an exclusive lock, also what a holder reads in order to write (see Guard), and behind what says
+// who the client is, since a client can shut out others. The request is admitted before next begins; see Guard for what may happen while it
+// runs.
 func RequireFence(g Guard, key func(*http.Request) string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fence, ok, err := FenceOf(r)
@@ -174,8 +224,13 @@ func RequireFence(g Guard, key func(*http.Request) string, next http.Handler) ht
 	})
 }
 
-// FenceTransport adds FenceHeader from the request's context (see FenceFrom) and hands the request to Base, by default http.DefaultTransport. A request
-// that has the header already keeps it, and one whose context has no fence goes as it is. It changes no request that it is given.
+// FenceTransport adds FenceHeader from the request's context (see FenceFrom) and hands the request to Base, by default
+// http.DefaultTransport. A request that has the header already keeps it, also one that has it without a value and so goes without a fence,
+// and one whose context has no fence goes as it is. It changes no request that it is given.
+//
+// What is sent again has the same fence, and is admitted again. An http.Client that follows a redirect sends the fence there too, to
+// another host as well: it may be where the resource is now, and a fence is no secret; it tells about when its lock was taken.
+// http.Client.CheckRedirect can forbid it.
 type FenceTransport struct{ Base http.RoundTripper }
 
 var _ http.RoundTripper = FenceTransport{}
@@ -187,7 +242,7 @@ func (t FenceTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		base = http.DefaultTransport
 	}
 	fence, ok := FenceFrom(r.Context())
-	if _, given := r.Header[FenceHeader]; !ok || given {
+	if !ok || hasFence(r.Header) {
 		return base.RoundTrip(r)
 	}
 	r = r.Clone(r.Context())
@@ -196,6 +251,16 @@ func (t FenceTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	r.Header[FenceHeader] = []string{strconv.FormatUint(uint64(fence), 10)}
 	return base.RoundTrip(r)
+}
+
+// hasFence says whether FenceHeader is there, however it is written: a server takes every spelling for the same.
+func hasFence(h http.Header) bool {
+	for name := range h {
+		if strings.EqualFold(name, FenceHeader) {
+			return true
+		}
+	}
+	return false
 }
 
 // CloseIdleConnections passes on what http.Client.CloseIdleConnections asks for.
