@@ -29,13 +29,17 @@ var (
 
 // UnaryClient adds the fence of the call's context (see distlock.FenceFrom) to its metadata. A call that has one already keeps it, and one
 // whose context has none goes as it is. A call that gRPC sends again has the same fence, and is admitted again.
-func UnaryClient(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func UnaryClient(
+	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
 	return invoke(withFence(ctx), method, req, reply, conn, opts...)
 }
 
 // StreamClient is UnaryClient for streams: the fence is sent once, as the stream begins. A stream ends with its context, so one of a lock's
 // context ends with the lock.
-func StreamClient(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+func StreamClient(
+	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
 	return open(withFence(ctx), desc, conn, method, opts...)
 }
 

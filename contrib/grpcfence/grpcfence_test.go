@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -68,6 +69,7 @@ func (brokenGuard) Admit(context.Context, string, distlock.Fence) error {
 
 // Unary calls, and streams of one request, are judged alike, and what is refused never reaches the handler.
 func TestCodes(t *testing.T) {
+	overtaken, wrong := distlock.ErrStaleFence, distlock.ErrInvalid
 	service := newStock()
 	kinds := map[string]func(context.Context, *grpc.ClientConn, string) error{
 		"unary": func(ctx context.Context, conn *grpc.ClientConn, key string) error {
@@ -87,15 +89,17 @@ func TestCodes(t *testing.T) {
 			code   codes.Code
 			is     error
 		}{
-			{good, "a", []string{"7"}, codes.OK, nil}, {good, "a", []string{"7"}, codes.OK, nil}, {good, "a", []string{"6"}, codes.Aborted, distlock.ErrStaleFence},
-			{good, "b", []string{"6"}, codes.OK, nil}, {good, "a", []string{"10"}, codes.OK, nil}, {good, "a", []string{"9"}, codes.Aborted, distlock.ErrStaleFence},
-			{good, "a", nil, codes.FailedPrecondition, ErrMissing}, {good, "a", []string{"x"}, codes.InvalidArgument, distlock.ErrInvalid},
-			{good, "a", []string{""}, codes.InvalidArgument, distlock.ErrInvalid}, {good, "a", []string{"0"}, codes.InvalidArgument, distlock.ErrInvalid},
-			{good, "a", []string{"011"}, codes.InvalidArgument, distlock.ErrInvalid}, {good, "a", []string{"+11"}, codes.InvalidArgument, distlock.ErrInvalid},
-			{good, "a", []string{"11,12"}, codes.InvalidArgument, distlock.ErrInvalid}, {good, "a", []string{"11", "11"}, codes.InvalidArgument, distlock.ErrInvalid},
-			{good, "a", []string{"9007199254740992"}, codes.InvalidArgument, distlock.ErrInvalid}, {good, "a", []string{strings.Repeat("9", 4000)}, codes.InvalidArgument, distlock.ErrInvalid},
-			{good, "", []string{"11"}, codes.InvalidArgument, distlock.ErrInvalid}, {good, strings.Repeat("k", 1025), []string{"11"}, codes.InvalidArgument, distlock.ErrInvalid},
-			{good, "a", []string{"9007199254740991"}, codes.OK, nil}, {broken, "a", []string{"7"}, codes.Unavailable, nil}, {broken, "a", nil, codes.FailedPrecondition, ErrMissing},
+			{good, "a", []string{"7"}, codes.OK, nil}, {good, "a", []string{"7"}, codes.OK, nil}, {good, "a", []string{"6"}, codes.Aborted, overtaken},
+			{good, "b", []string{"6"}, codes.OK, nil}, {good, "a", []string{"10"}, codes.OK, nil}, {good, "a", []string{"9"}, codes.Aborted, overtaken},
+			{good, "a", nil, codes.FailedPrecondition, ErrMissing},
+			{good, "a", []string{"x"}, codes.InvalidArgument, wrong}, {good, "a", []string{""}, codes.InvalidArgument, wrong},
+			{good, "a", []string{"0"}, codes.InvalidArgument, wrong}, {good, "a", []string{"011"}, codes.InvalidArgument, wrong},
+			{good, "a", []string{"+11"}, codes.InvalidArgument, wrong}, {good, "a", []string{"11,12"}, codes.InvalidArgument, wrong},
+			{good, "a", []string{"11", "11"}, codes.InvalidArgument, wrong}, {good, "a", []string{"9007199254740992"}, codes.InvalidArgument, wrong},
+			{good, "a", []string{strings.Repeat("9", 4000)}, codes.InvalidArgument, wrong},
+			{good, "", []string{"11"}, codes.InvalidArgument, wrong}, {good, strings.Repeat("k", 1025), []string{"11"}, codes.InvalidArgument, wrong},
+			{good, "a", []string{"9007199254740991"}, codes.OK, nil},
+			{broken, "a", []string{"7"}, codes.Unavailable, nil}, {broken, "a", nil, codes.FailedPrecondition, ErrMissing},
 		} {
 			what := fmt.Sprintf("%s, %d: %.10q with %.30q", name, i, c.key, c.fences)
 			err := send(fences(t, c.fences...), c.conn, c.key)
@@ -173,6 +177,13 @@ func TestErrorOfOthers(t *testing.T) {
 			t.Errorf("of %v it makes %v", err, told)
 		}
 	}
+	foreign, err := status.New(codes.Aborted, "").WithDetails(&errdetails.ErrorInfo{Reason: ReasonStale, Domain: "example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if told := Error(foreign.Err()); errors.Is(told, distlock.ErrStaleFence) {
+		t.Errorf("another's reason is taken for ours: %v", told)
+	}
 	wrapped := fmt.Errorf("deduct: %w", refusal(stale, "fence 6"))
 	if told := Error(wrapped); !errors.Is(told, distlock.ErrStaleFence) || !errors.Is(told, wrapped) || status.Code(told) != codes.Aborted {
 		t.Errorf("of %v it makes %v", wrapped, told)
@@ -181,7 +192,8 @@ func TestErrorOfOthers(t *testing.T) {
 
 func TestExcept(t *testing.T) {
 	service := newStock()
-	unary, stream := RequireFence(brokenGuard{}, keyOf, Except("/shop.Stock/Deduct", "/shop.Stock/Watch"), Except("/grpc.health.v1.Health/"))
+	unary, stream := RequireFence(brokenGuard{}, keyOf, Except("/shop.Stock/Deduct", "/shop.Stock/Watch"),
+		Except("/grpc.health.v1.Health/"))
 	conn := serve(t, service, unary, stream)
 	judge(t, "an excepted call", call(fences(t), conn, "Deduct", "a"), codes.OK, nil)
 	judge(t, "an excepted stream", ask(fences(t, "x"), conn, "a"), codes.OK, nil)
@@ -192,7 +204,8 @@ func TestExcept(t *testing.T) {
 	judge(t, "another", s.RecvMsg(new(text)), codes.FailedPrecondition, ErrMissing)
 	of := &server{free: map[string]bool{"/shop.Stock/Read": true, "/grpc.health.v1.Health/": true}}
 	for method, free := range map[string]bool{
-		"/shop.Stock/Read": true, "/grpc.health.v1.Health/Check": true, "/shop.Stock/ReadAll": false, "/shop.Stock/": false, "/grpc.health.v1.Healthy/Check": false, "x": false, "": false,
+		"/shop.Stock/Read": true, "/grpc.health.v1.Health/Check": true, "/shop.Stock/ReadAll": false, "/shop.Stock/": false,
+		"/grpc.health.v1.Healthy/Check": false, "x": false, "": false,
 	} {
 		if of.isFree(method) != free {
 			t.Errorf("%q needs no fence: %v", method, !free)
