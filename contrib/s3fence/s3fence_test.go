@@ -143,7 +143,10 @@ func TestUpdateStartsAgain(t *testing.T) {
 // The answer is lost, the client sends again, and its first copy is what the second meets.
 func TestOwnCopyIsNoFailure(t *testing.T) {
 	b := newBucket()
-	b.answer = func() error { return ErrChanged }
+	b.answer = func() error {
+		b.answer = nil
+		return ErrChanged
+	}
 	changes := 0
 	err := Update(t.Context(), b, "a", 5, func(old []byte) ([]byte, error) {
 		changes++
@@ -179,8 +182,11 @@ func TestUpdateEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	tries := 0
 	err := Update(ctx, b, "a", 5, func([]byte) ([]byte, error) {
-		if tries++; tries == 3 {
+		switch tries++; tries {
+		case 3:
 			cancel()
+		case 4:
+			return nil, errors.New("it goes on")
 		}
 		b.objects["a"] = string(object{5, fmt.Sprint(tries), nil}.encode()) // somebody always writes in between
 		return nil, nil
