@@ -41,7 +41,7 @@ func (c *client) EvalSha(_ context.Context, sha1 string, keys []string, args ...
 	return c.call("EVALSHA", sha1, keys, args)
 }
 
-var gone = errors.New("connection lost")
+var errGone = errors.New("connection lost")
 
 func TestAnswers(t *testing.T) {
 	two := NewScript(2, "return 1")
@@ -60,13 +60,13 @@ func TestAnswers(t *testing.T) {
 		"the server forgot it": {run, []reply{{nil, errors.New("NOSCRIPT No matching script.")}, {"OK", nil}}, []string{"EVALSHA 40 [a b c fence:{a} fence:{b}] [x 2 5]", whole}, "OK", nil, ""},
 		"stale":                {run, []reply{{nil, errors.New("STALEFENCE 2 7")}}, nil, nil, distlock.ErrStaleFence, `key "b"`},
 		"no key of that kind":  {run, []reply{{nil, errors.New("STALEFENCE 3 7")}}, nil, nil, nil, "STALEFENCE 3 7"},
-		"lost":                 {run, []reply{{nil, gone}}, nil, nil, gone, ""},
+		"lost":                 {run, []reply{{nil, errGone}}, nil, nil, errGone, ""},
 		"a pipeline":           {run, []reply{{nil, nil}}, nil, nil, distlock.ErrInvalid, "pipeline"},
 		"raise":                {raise, []reply{{"5", nil}}, []string{"EVALSHA 40 [fence:{a}] [5]"}, distlock.Fence(5), nil, ""},
 		"raised by another":    {raise, []reply{{"9007199254740991", nil}}, nil, distlock.Fence(1<<53 - 1), nil, ""},
 		"raise in a pipeline":  {raise, []reply{{nil, nil}}, nil, distlock.Fence(0), distlock.ErrInvalid, "pipeline"},
 		"no fence":             {raise, []reply{{int64(5), nil}}, nil, distlock.Fence(0), distlock.ErrInvalid, ""},
-		"raise, lost":          {raise, []reply{{nil, gone}}, nil, distlock.Fence(0), gone, ""},
+		"raise, lost":          {raise, []reply{{nil, errGone}}, nil, distlock.Fence(0), errGone, ""},
 	} {
 		f := &client{replies: c.replies}
 		value, err := c.call(New(f))
