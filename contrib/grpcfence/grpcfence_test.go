@@ -173,7 +173,7 @@ func TestStreamIsOvertaken(t *testing.T) {
 // What a handler itself answers with the same codes is not taken for a refusal.
 func TestErrorOfOthers(t *testing.T) {
 	for _, err := range []error{nil, io.EOF, status.Error(codes.Aborted, "a transaction"), status.Error(codes.FailedPrecondition, "not empty"), errUnchecked} {
-		if told := Error(err); told != err { //nolint:errorlint // it must be the very same
+		if told := Error(err); told != err { // it must be the very same
 			t.Errorf("of %v it makes %v", err, told)
 		}
 	}

@@ -43,7 +43,7 @@ var desc = grpc.ServiceDesc{
 	},
 }
 
-func deduct(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // gRPC's own order
+func deduct(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 	in := new(text)
 	if err := decode(in); err != nil {
 		return nil, err
