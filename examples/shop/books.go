@@ -95,8 +95,8 @@ type result struct {
 	orders   int64
 	oversold int64 // orders beyond what left the shelf
 	stale    int64 // orders with a fence below an earlier order's; without locks: of a stock that was not what the order had read
-	rejected int64 // writes that the guard refused when there was an order with a greater fence
-	wronged  int64 // writes that it refused when there was none
+	rejected int64 // writes that the guard refused when it had a greater fence
+	wronged  int64 // writes that it refused when it had none
 }
 
 // attempted are the writes that came after what they should have come before.

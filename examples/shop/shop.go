@@ -47,6 +47,12 @@ func (s *shop) order(w http.ResponseWriter, r *http.Request) {
 		defer lock.Unlock(ctx)
 		fence = lock.Fence()
 	}
+	if s.mode == fences {
+		if err := s.show(ctx, sku, fence); err != nil {
+			s.refuse(w, r, sku, fence, err)
+			return
+		}
+	}
 	stock, err := s.stock(ctx, sku)
 	switch {
 	case err != nil:
@@ -58,15 +64,27 @@ func (s *shop) order(w http.ResponseWriter, r *http.Request) {
 	}
 	think(ctx)
 	s.fault.here(ctx, fence)
-	switch err := s.sell(ctx, sku, stock, fence); {
-	case err == nil:
-		fmt.Fprintf(w, "yours; %d left\n", stock-1)
-	case errors.Is(err, distlock.ErrStaleFence): // nothing was written, and the customer may try again
-		s.noteRefused(ctx, sku, fence)
-		http.Error(w, err.Error(), http.StatusConflict)
-	default:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+	if err := s.sell(ctx, sku, stock, fence); err != nil {
+		s.refuse(w, r, sku, fence, err)
+		return
 	}
+	fmt.Fprintf(w, "yours; %d left\n", stock-1)
+}
+
+// refuse answers an order of which nothing was written.
+func (s *shop) refuse(w http.ResponseWriter, r *http.Request, sku string, fence distlock.Fence, err error) {
+	if !errors.Is(err, distlock.ErrStaleFence) {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	s.noteRefused(r.Context(), sku, fence)
+	http.Error(w, err.Error(), http.StatusConflict) // the customer may try again
+}
+
+// show makes the fence known before the stock is read: what an earlier holder writes from here on is refused. Shown with the write only, the
+// earlier one could still write after the read, and what is computed from that read would be written over it.
+func (s *shop) show(ctx context.Context, sku string, fence distlock.Fence) error {
+	return s.inTx(ctx, func(tx *sql.Tx) error { return s.guard.Admit(ctx, tx, sku, fence) })
 }
 
 func (s *shop) stock(ctx context.Context, sku string) (n int64, err error) {
@@ -76,7 +94,7 @@ func (s *shop) stock(ctx context.Context, sku string) (n int64, err error) {
 	return n, err
 }
 
-// sell writes the stock that was read, less one, and the order. The fence is checked first, in the same transaction: the check holds
+// sell writes the stock that was read, less one, and the order. The fence is checked again, in the same transaction: the check holds
 // until the commit.
 func (s *shop) sell(ctx context.Context, sku string, read int64, fence distlock.Fence) error {
 	return s.inTx(ctx, func(tx *sql.Tx) error {
@@ -93,11 +111,11 @@ func (s *shop) sell(ctx context.Context, sku string, read int64, fence distlock.
 	})
 }
 
-// noteRefused keeps what was refused, beside the greatest fence of an order, for the table at the end of the run.
+// noteRefused keeps what was refused, beside the fence that stands, for the table at the end of the run.
 func (s *shop) noteRefused(ctx context.Context, sku string, fence distlock.Fence) {
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO refused (sku, shop, fence, newest)
-			SELECT $1, $2, $3, coalesce(max(fence), 0) FROM orders`, sku, s.name, int64(fence))
+			SELECT $1, $2, $3, coalesce(max(fence), 0) FROM distlock_fences`, sku, s.name, int64(fence))
 		return err
 	})
 	if err != nil {

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -51,7 +55,7 @@ func TestCount(t *testing.T) {
 		mode    mode
 		left    int64 // below what was delivered
 		orders  []row
-		refused [][2]int64 // the fence, and the newest of an order
+		refused [][2]int64 // the fence, and the newest that stood
 		want    result
 	}{
 		{name: "nothing", mode: fences},
@@ -153,5 +157,63 @@ func TestFlags(t *testing.T) {
 	o, err := parse(strings.Fields("-mode fences -database postgres -dsn a -duration 3s -fault off"), io.Discard)
 	if err != nil || len(o.modes) != 1 || o.modes[0] != fences || o.database != distlock.Postgres || o.dsn != "a" || o.duration != 3*time.Second || o.pauses != 0 {
 		t.Errorf("%+v, %v", o, err)
+	}
+}
+
+// TestFenceIsShownBeforeTheRead: an order that has read the stock and not yet written keeps an earlier holder's late write out. Let in, that write would be
+// overwritten by what was computed before it.
+func TestFenceIsShownBeforeTheRead(t *testing.T) {
+	t.Parallel()
+	for _, d := range databases(t) {
+		t.Run(string(d.kind), func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			b := newBooks(options{database: d.kind, dsn: d.dsn}, t.TempDir(), fences)
+			db, err := b.open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			defer b.drop(context.WithoutCancel(ctx), db)
+			if err := b.create(ctx, db); err != nil {
+				t.Fatal(err)
+			}
+			cluster, err := distlock.Join(distlock.Config{Bind: "127.0.0.1:0"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cluster.Close()
+			heard, said := io.Pipe()
+			defer heard.Close()
+			s := &shop{name: "shop-1", mode: fences, locks: cluster, db: db, guard: b.guard(), fault: &fault{out: said, goOn: make(chan struct{}, 1)}}
+			s.fault.obey(tellPause)
+			answered := make(chan *httptest.ResponseRecorder, 1)
+			go func() { // ends with the order, which ends with ctx
+				r, w := httptest.NewRequestWithContext(ctx, http.MethodPost, "/orders/"+product, nil), httptest.NewRecorder()
+				r.SetPathValue("sku", product)
+				s.order(w, r)
+				answered <- w
+				heard.Close()
+			}()
+			line, err := bufio.NewReader(heard).ReadString('\n')
+			if err != nil {
+				t.Fatalf("the order did not come to where it pauses: %v", err)
+			}
+			fence, err := distlock.ParseFence(strings.TrimSpace(strings.TrimPrefix(line, sayPaused)))
+			if err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			if err := s.sell(ctx, product, delivered, fence-1); !errors.Is(err, distlock.ErrStaleFence) {
+				t.Errorf("the write of an earlier holder after the read of a later one: %v", err)
+			}
+			s.fault.obey(tellGoOn)
+			if w := <-answered; w.Code != http.StatusOK {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+			if got, err := b.count(ctx, db, fences); err != nil || got != (result{orders: 1}) {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
 	}
 }
