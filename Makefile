@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet vulncheck format fuzz malice chaos faults first-start quiet rolling-versions netns ci demo deploy bench gobench clean
+.PHONY: help test race lint vet vulncheck format fuzz malice chaos faults first-start quiet rolling-versions netns ci demo guards guardcost shop deploy bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -58,6 +58,16 @@ ci: ## all that CI runs
 
 demo: ## the demo
 	go run ./examples/demo
+
+guards: ## fences on PostgreSQL, MariaDB, SQLite, Redis, gRPC and an object store; the servers run for the tests' time only, from Debian's packages where they are not installed
+	.ci/run guards
+
+guardcost: ## what a guard costs a transaction on PostgreSQL, MariaDB and SQLite, and a write of Redis
+	.ci/databases postgres mariadb -- go -C internal/sqltest test -run '^$$' -bench . -benchtime 2000x .
+	.ci/databases redis -- go -C contrib/storetest test -run '^$$' -bench . -benchtime 10000x .
+
+shop: ## a service over SQLite, without locks, with locks and with fences
+	go -C examples/shop run .
 
 deploy: ## the manifests of examples/ decoded strictly and judged; nothing is deployed
 	.ci/run deploy
