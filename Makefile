@@ -62,9 +62,10 @@ demo: ## the demo
 guards: ## fences on PostgreSQL, MariaDB, SQLite, Redis, gRPC and an object store; the servers run for the tests' time only, from Debian's packages where they are not installed
 	.ci/run guards
 
-guardcost: ## what a guard costs a transaction on PostgreSQL, MariaDB and SQLite, and a write of Redis
+guardcost: ## what a guard costs a transaction on PostgreSQL, MariaDB and SQLite, a write of Redis, and a call of gRPC
 	.ci/databases postgres mariadb -- go -C internal/sqltest test -run '^$$' -bench . -benchtime 2000x .
 	.ci/databases redis -- go -C contrib/storetest test -run '^$$' -bench . -benchtime 10000x .
+	go -C contrib/grpcfence test -run '^$$' -bench . -benchmem .
 
 shop: ## a service over SQLite, without locks, with locks and with fences
 	go -C examples/shop run .

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -35,10 +36,12 @@ func open(ctx context.Context, o options, b books, m mode) (shops []*process, er
 			Name: fmt.Sprintf("shop-%d", i+1), Mode: m, Bind: addr, Books: b, Logged: o.verbose,
 			Peers: slices.Concat(addrs[:i], addrs[i+1:]),
 		})
+		if p != nil {
+			shops = append(shops, p)
+		}
 		if err != nil {
 			return shops, err
 		}
-		shops = append(shops, p)
 	}
 	for _, p := range shops {
 		if p.addr, err = p.hear(ctx, sayServing); err != nil {
@@ -48,6 +51,7 @@ func open(ctx context.Context, o options, b books, m mode) (shops []*process, er
 	return shops, nil
 }
 
+// launch answers the process if it was started, also when it could not be told what it is.
 func launch(s start) (*process, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -134,16 +138,17 @@ func (p *process) wait() error {
 	return nil
 }
 
-// freePorts picks n loopback addresses whose port is free for TCP and for UDP.
+// freePorts picks n loopback addresses whose port is free for TCP and for UDP. They lie below the range from which systems give ports to
+// outgoing connections: none of those takes one before its shop does.
 func freePorts(n int) (addrs []string, err error) {
-	const tries = 20
+	const low, high, tries = 10_000, 32_000, 100
 	for range n * tries {
 		if len(addrs) == n {
 			return addrs, nil
 		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", low+rand.N(high-low)))
 		if err != nil {
-			return nil, err
+			continue // taken for TCP
 		}
 		defer l.Close() // only then: or the next port might be the same
 		p, err := net.ListenPacket("udp", l.Addr().String())
