@@ -216,24 +216,16 @@ func TestVirtualAllCutsOfThree(t *testing.T) {
 				w.note("cut %v; 0 is %s, the leader", cuts, leader.cfg.Name)
 				time.Sleep(4 * time.Second)
 				before := w.history.count()
-				var own [3]int
-				for i, m := range order {
-					own[i] = w.history.countOf(m)
-				}
-				time.Sleep(6 * time.Second)
-				grants := w.history.count() - before
-				whole := 0 // pairs that hear each other
-				for _, n := range both {
-					whole += n / 2
-				}
-				if whole > 0 && grants == 0 {
-					w.errorf("no grant in 6s with the cuts %v, although two hear each other", cuts)
-				}
-				for i, m := range order {
-					if whole >= 2 && w.history.countOf(m) == own[i] {
-						w.errorf("no grant to %d in 6s with the cuts %v, although all hear each other through one", i, cuts)
+				for range 3 {
+					for pair, n := range both {
+						if n == 2 { // by keys of their own: for the others their workers may wait long
+							w.serves(order[pair[0]], 2*time.Second)
+							w.serves(order[pair[1]], 2*time.Second)
+						}
 					}
+					time.Sleep(2 * time.Second)
 				}
+				grants := w.history.count() - before
 				w.net.HealAll()
 				l.end()
 				w.recovers(8 * time.Second)

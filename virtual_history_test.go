@@ -27,9 +27,8 @@ type history struct {
 	forced  map[string]int64 // the moment when the last one was over; neverReturned when that is not known
 	ops     map[string][]porcupine.Operation
 	grants  int
-	member  map[int]int // grants by member
-	lost    int         // holds that ended by Done and not by Unlock
-	expired int         // of these by ErrSessionLost
+	lost    int // holds that ended by Done and not by Unlock
+	expired int // of these by ErrSessionLost
 }
 
 // hold is one grant from the return of Lock on.
@@ -65,7 +64,7 @@ func (h *hold) over() bool {
 
 func newHistory(w *world) *history {
 	return &history{w: w, holds: map[string][]*hold{}, last: map[string]*hold{}, fences: map[Fence]*hold{}, asleep: map[int]bool{},
-		forcing: map[string]int{}, forced: map[string]int64{}, ops: map[string][]porcupine.Operation{}, member: map[int]int{}}
+		forcing: map[string]int{}, forced: map[string]int64{}, ops: map[string][]porcupine.Operation{}}
 }
 
 // asked is the moment before a call, with the greatest fence that was seen by then.
@@ -91,7 +90,6 @@ func (h *history) granted(member int, a asked, l *Lock) *hold {
 	defer h.mu.Unlock()
 	n := &hold{member: member, lock: l, done: l.Done(), at: time.Since(h.w.began), asked: a.moment, granted: h.tick(), paused: h.asleep[member]}
 	h.grants++
-	h.member[member]++
 	key, fence := l.Key(), l.Fence()
 	if twice := h.fences[fence]; twice != nil {
 		h.w.t.Errorf("a fence was given twice: %v and %v", twice, n)
@@ -310,13 +308,6 @@ func (h *history) numbered(ops []porcupine.Operation) []porcupine.Operation {
 		out = append(out, op)
 	}
 	return out
-}
-
-// countOf is how many grants a member has seen.
-func (h *history) countOf(m *member) int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.member[m.i]
 }
 
 // count is how many grants were seen.
