@@ -1,5 +1,5 @@
 # What a contributor runs. The steps are those of CI, in .ci/run.
-.PHONY: help test race lint vet vulncheck format fuzz malice chaos faults first-start quiet rolling-versions netns ci demo guards guardcost shop deploy bench gobench clean
+.PHONY: help test race lint vet vulncheck format fuzz malice chaos faults first-start fleet quiet rolling-versions netns ci demo guards guardcost shop deploy bench gobench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,9 @@ faults: ## every operation of the log fails once in every way, in a cluster unde
 first-start: ## the first start: 10,000 simulated ones with their figures and a fault at each step (SEEDS=… for so many), then 350 of whole members in virtual time; three minutes
 	go test -v -count=1 -timeout 2h -run 'Test(Sim|OneFault|EachCut|Cut|Expect|TwoUnopened)' ./internal/founding -founding.seeds=$${SEEDS:-10000}
 	DISTLOCK_SEEDS=$${DISTLOCK_SEEDS:-50} go test -count=1 -timeout 2h -run 'TestVirtual(FirstStart|TooFew)' .
+
+fleet: ## fleets in virtual time: the death of a leader costs nobody else a lock, and how long news takes; some minutes (DISTLOCK_FLEET=1000 for so many members, which takes an hour)
+	DISTLOCK_FLEET=$${DISTLOCK_FLEET:-300} go test -v -count=1 -timeout 2h -run TestVirtualFleet . ./internal/gossip
 
 quiet: ## no election while all processors are busy with other things, for an hour (DISTLOCK_QUIET=2m for so long, as in CI)
 	DISTLOCK_QUIET=$${DISTLOCK_QUIET:-1h} .ci/run quiet

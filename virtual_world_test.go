@@ -125,7 +125,13 @@ const stuckAfter = 4 * time.Minute
 
 func inBubble(t *testing.T, seed uint64, f func(w *world)) {
 	t.Helper()
-	stuck := time.AfterFunc(stuckAfter, func() {
+	inBubbleFor(t, seed, stuckAfter, f)
+}
+
+// inBubbleFor is inBubble for a world that takes so much real time.
+func inBubbleFor(t *testing.T, seed uint64, most time.Duration, f func(w *world)) {
+	t.Helper()
+	stuck := time.AfterFunc(most, func() {
 		buf := make([]byte, 16<<20)
 		panic(fmt.Sprintf("%s: seed %d is stuck\n%s", t.Name(), seed, buf[:runtime.Stack(buf, true)]))
 	})
@@ -147,7 +153,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 func (w *world) add(n int, opts ...func(*member)) {
 	for range n {
 		i := len(w.members)
-		m := &member{w: w, i: i, ip: fmt.Sprintf("10.0.0.%d", i+1), clock: newClock()}
+		m := &member{w: w, i: i, ip: fmt.Sprintf("10.0.%d.%d", i/250, i%250+1), clock: newClock()}
 		addr := m.ip + ":7950"
 		w.peers = append(w.peers, addr)
 		m.cfg = Config{
