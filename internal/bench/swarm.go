@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -44,9 +45,11 @@ func simulate(ctx context.Context, j *join) (*simulated, error) {
 	proof := node.MachineProof()
 	proof.Bound, proof.Started = j.Bind, clock.Boot().Now().Microseconds()
 	instance, logger := wire.NewUUID(), slog.New(slog.DiscardHandler)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: listener.Addr().(*net.TCPAddr).IP}}
 	n, err := node.Start(node.Config{
 		Name: j.Name, Group: "distlock", Instance: instance, Addr: j.Bind, SelfAddr: j.Bind, Proof: proof, Loopback: true,
-		Listener: listener, Packets: packets, Dial: mux.System().Dial, Expect: members, Voters: members, Logger: logger,
+		Listener: listener, Packets: packets, Expect: members, Voters: members, Logger: logger,
+		Dial:  func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) },
 		Seeds: func(context.Context) ([]string, error) { return j.Peers, nil },
 		Hooks: node.Hooks{Gossip: func(c *gossip.Config) {
 			c.Simulated = &gossip.Simulated{Knows: func(m gossip.Meta) bool { return m.MayVote }, Probe: simulatedProbe}
