@@ -56,6 +56,7 @@ type group struct {
 	fsm       *raftfsm.FSM
 	raft      *raft.Raft
 	store     *raftlog.Guarded
+	confs     *raftlog.Configurations
 	transport *gate
 	news      chan raft.Observation // another leader; drops when nobody listens, as LeaderCh merges: hints only
 
@@ -97,8 +98,11 @@ func startGroup(cfg groupConfig, bootstrap *raft.Configuration) (g *group, err e
 		if err := raftlog.Fits(storeName(cfg.dir), cache, guarded); err != nil {
 			return err
 		}
+		if g.confs, err = raftlog.WatchConfigurations(cache, guarded); err != nil {
+			return err
+		}
 		fsm := g.store.FSM(&countingFSM{FSM: g.fsm, applied: g.countForSnapshot})
-		g.raft, err = raft.NewRaft(conf, fsm, cache, g.store, guarded, g.transport)
+		g.raft, err = raft.NewRaft(conf, fsm, g.confs.Log(), g.store, g.confs.Snapshots(), g.transport)
 		g.running.Store(g.raft)
 		return err
 	})
@@ -188,13 +192,15 @@ func (f *countingFSM) ApplyBatch(logs []*raft.Log) []any {
 	return out
 }
 
-// configuration is Raft's latest, with its index.
+// configuration is Raft's latest, with its index; 0 for the moment in which Raft takes another.
 func (g *group) configuration() (raft.Configuration, uint64, error) {
 	f := g.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return raft.Configuration{}, 0, err
 	}
-	return f.Configuration(), f.Index(), nil
+	conf := f.Configuration()
+	index, _ := g.confs.Index(conf) // f.Index() is 0, always
+	return conf, index, nil
 }
 
 // leadsFor says that this server leads term, and that to is another one of the group.

@@ -232,3 +232,26 @@ func TestAdvice(t *testing.T) {
 		t.Errorf("%q has advice already", got)
 	}
 }
+
+// A change of membership that was decided on another configuration than Raft has is refused: the index that goes with it is the real one.
+func TestStaleMembershipChangesAreRefused(t *testing.T) {
+	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{})
+	_, l := f.leader(t)
+	nobody := wire.NewUUID().String()
+	before, index, err := l.group.configuration()
+	if err != nil || index == 0 || index > l.group.raft.LastIndex() {
+		t.Fatalf("the configuration %v is at %d: %v", before, index, err)
+	}
+	add := func(index uint64) error {
+		return l.group.raft.AddNonvoter(raft.ServerID(nobody), raft.ServerAddress(nobody), index, 10*time.Second).Error()
+	}
+	if err := add(index + 1); err == nil {
+		t.Error("a change on a configuration that there is not was made")
+	}
+	if err := add(index); err != nil {
+		t.Fatalf("a change on the configuration at %d: %v", index, err)
+	}
+	if err := l.group.raft.RemoveServer(raft.ServerID(nobody), index, 10*time.Second).Error(); err == nil {
+		t.Error("a change on the configuration before the last was made")
+	}
+}

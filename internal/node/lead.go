@@ -31,16 +31,17 @@ type lead struct {
 	once   sync.Once
 	wg     sync.WaitGroup // batcher and expiry loop
 
-	prospectsMu sync.Mutex // guards the two below
+	prospectsMu sync.Mutex // guards prospects
 	prospects   prospects
-	prospectsOf uint64 // the index of the configuration that they are of
 
 	formatMu sync.Mutex              // held over each check of the format and what follows from it; never together with mu
 	allowed  func() (uint64, string) // the greatest format that all members read, and who is too old for a greater one
 
-	asked map[wire.UUID]time.Time // servers, with a seat, whose names were asked for, and when; of the steward only
+	asked  map[wire.UUID]time.Time // servers, with a seat, whose names were asked for, and when; of the steward only
+	roused map[wire.UUID]time.Time // servers, with a seat, that were asked to run Raft again, and when; of the steward only
 
 	mu      sync.Mutex // guards the fields below
+	moving  wire.UUID  // whose place in the Raft group the steward is changing; zero: nobody's
 	leases  map[uint64]*lease
 	stay    stay                      // of who has the leaving slot
 	leaving map[wire.UUID]gossip.Meta // servers that asked to be taken out of the Raft group, and what the run that did said of itself; zero: not known
@@ -64,7 +65,8 @@ func startLead(g *group, term uint64, propose func([]byte) proposal, allowed fun
 		group: g, term: term, logger: logger, allowed: allowed, bounds: defaultBounds,
 		ready: make(chan struct{}), done: make(chan struct{}),
 		leases: make(map[uint64]*lease), sinks: make(map[uint64]session.Sink), onEnd: make(map[any]func()),
-		watches: make(map[eventSink]string), asked: make(map[wire.UUID]time.Time), leaving: make(map[wire.UUID]gossip.Meta), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
+		watches: make(map[eventSink]string), asked: make(map[wire.UUID]time.Time), roused: make(map[wire.UUID]time.Time),
+		leaving: make(map[wire.UUID]gossip.Meta), shunned: make(map[wire.UUID]time.Time), wake: make(chan struct{}, 1),
 	}
 	l.batch = newBatcher(term, propose, g.cfg.hooks.wall, l.endAsync)
 	l.began = time.Now()

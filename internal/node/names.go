@@ -103,15 +103,21 @@ func (n *Node) unnamed(l *lead, server wire.UUID) bool {
 
 // enlistServer asks a server to run Raft, directly: whom this process can't reach itself it can't send its log to either. It binds it to the name with which it answers. It may be in the configuration after that.
 func (n *Node) enlistServer(ctx context.Context, l *lead, server wire.UUID) error {
-	addr, ok := n.addrOf(server)
-	if !ok {
-		return fmt.Errorf("%w of server %s", errNoAddress, server)
-	}
-	_, w, err := n.callAt(ctx, addr, server, callEnlist, encodeUUID(n.clusterID()))
+	name, err := n.askToRunRaft(ctx, server)
 	if err != nil || !n.binds(l) {
 		return err
 	}
-	return n.bind(ctx, l, server, w.Name)
+	return n.bind(ctx, l, server, name)
+}
+
+// askToRunRaft answers the name under which server has said that it runs Raft.
+func (n *Node) askToRunRaft(ctx context.Context, server wire.UUID) (name string, err error) {
+	addr, ok := n.addrOf(server)
+	if !ok {
+		return "", fmt.Errorf("%w of server %s", errNoAddress, server)
+	}
+	_, w, err := n.callAt(ctx, addr, server, callEnlist, encodeUUID(n.clusterID()))
+	return w.Name, err
 }
 
 // tendNames makes what is bound fit the configuration: who has no place in it any more is bound to nothing, and who has one, but had none when it

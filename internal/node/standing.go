@@ -3,10 +3,12 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/godistlock/distlock/internal/gossip"
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/roster"
 	"github.com/godistlock/distlock/internal/wire"
@@ -28,10 +30,10 @@ type standing struct {
 // prospects is where all processes stand and will stand, as the leader saw it at one moment.
 type prospects struct {
 	at       time.Time
-	moving   bool // the configuration has a change that is not committed
+	of       []raft.Server // the configuration
 	now      map[wire.UUID]roster.Suffrage
 	then     map[wire.UUID]roster.Suffrage
-	instance map[wire.UUID]bool // runs that gossip hears
+	instance map[wire.UUID]bool // runs of this cluster that gossip hears
 }
 
 // standingOf says where a run of a server stands, as of a moment after the call began: this process led then.
@@ -39,14 +41,15 @@ func (n *Node) standingOf(ctx context.Context, l *lead, server, instance wire.UU
 	if err := l.prove(ctx); err != nil {
 		return standing{}, err
 	}
+	moves := l.moves(server) // before the prospects are looked at, which may be of a moment before the change was decided
 	p, err := n.prospects(l)
 	if err != nil {
 		return standing{}, err
 	}
 	s := standing{suffrage: p.now[server]}
 	switch then := p.then[server]; {
-	case p.moving:
-		s.pending = "the Raft group is being changed"
+	case moves:
+		s.pending = "its place in the Raft group is being changed"
 	case !p.instance[instance]:
 		s.pending = "the leader has not heard of this process by gossip yet"
 	case then != s.suffrage:
@@ -67,7 +70,7 @@ func roleText(s roster.Suffrage) string {
 	return "client"
 }
 
-// prospects looks at most once in a stewardTick: in a large fleet many ask.
+// prospects looks at most once in a stewardTick and for each configuration: in a large fleet many ask.
 func (n *Node) prospects(l *lead) (prospects, error) {
 	l.prospectsMu.Lock()
 	defer l.prospectsMu.Unlock()
@@ -75,14 +78,13 @@ func (n *Node) prospects(l *lead) (prospects, error) {
 	if err != nil {
 		return prospects{}, err
 	}
-	moving := index > l.group.raft.AppliedIndex()
-	if p := l.prospects; time.Since(p.at) < stewardTick && !moving && !p.moving && l.prospectsOf == index {
+	if p := l.prospects; time.Since(p.at) < stewardTick && slices.Equal(p.of, conf.Servers) {
 		return p, nil
 	}
 	v := n.rosterView(l, conf, index)
 	p := prospects{
-		at: time.Now(), moving: moving, now: make(map[wire.UUID]roster.Suffrage), then: make(map[wire.UUID]roster.Suffrage),
-		instance: make(map[wire.UUID]bool),
+		at: time.Now(), of: conf.Servers, now: make(map[wire.UUID]roster.Suffrage), then: make(map[wire.UUID]roster.Suffrage),
+		instance: runsOf(n.clusterID(), n.members()),
 	}
 	for _, s := range v.Config {
 		p.now[s.ID] = s.Suffrage
@@ -90,13 +92,19 @@ func (n *Node) prospects(l *lead) (prospects, error) {
 	for _, s := range roster.Settle(v) {
 		p.then[s.ID] = s.Suffrage
 	}
-	for _, m := range n.members() {
-		if lives(m) {
-			p.instance[m.Instance] = true
+	l.prospects = p
+	return p, nil
+}
+
+// runsOf are the runs that live and have said that they are of cluster: who has just started is not planned for before.
+func runsOf(cluster wire.UUID, members []gossip.Member) map[wire.UUID]bool {
+	runs := make(map[wire.UUID]bool, len(members))
+	for _, m := range members {
+		if lives(m) && m.Cluster == cluster {
+			runs[m.Instance] = true
 		}
 	}
-	l.prospects, l.prospectsOf = p, index
-	return p, nil
+	return runs
 }
 
 // askStanding asks the leader where this process stands.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -49,7 +50,7 @@ func (n *Node) steward(l *lead) {
 			}
 		}
 		l.checkFormat()
-		if err := errors.Join(n.endStay(l), n.tendNames(l), n.tend(l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
+		if err := errors.Join(n.endStay(l), n.tendNames(l), n.tend(l), n.rouse(l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
 			n.logger.Info("the Raft group is not changed yet; it is tried again", "error", err)
 		}
 	}
@@ -61,6 +62,9 @@ func (n *Node) tend(l *lead) error {
 	if err != nil {
 		return err
 	}
+	if index == 0 {
+		return errors.New("the index of the Raft group's configuration is not known") // and with 0 Raft would not check the change
+	}
 	if index > l.group.raft.AppliedIndex() {
 		return nil // the last change is not committed here yet
 	}
@@ -70,6 +74,8 @@ func (n *Node) tend(l *lead) error {
 		n.stepAside(l, v)
 		return nil
 	}
+	l.setMoving(change.Server)
+	defer l.setMoving(wire.UUID{})
 	ctx, cancel := context.WithTimeout(n.ctx, changeTimeout)
 	defer cancel()
 	id, addr := raft.ServerID(change.Server.String()), raft.ServerAddress(change.Server.String())
@@ -100,6 +106,46 @@ func (n *Node) tend(l *lead) error {
 	case <-l.done:
 		return errNotLeading
 	}
+}
+
+func (l *lead) setMoving(server wire.UUID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.moving = server
+}
+
+// moves says that server's place in the Raft group is being changed: the change is decided and not yet committed.
+func (l *lead) moves(server wire.UUID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !server.IsZero() && l.moving == server
+}
+
+// rouseAgain is how long a server that was asked to run Raft again has before the next time.
+const rouseAgain = 5 * time.Second
+
+// rouse asks one that lives, and has a place in the Raft group, and answers nothing there, to run Raft again. None should have stopped it, but a
+// standby that had would look like one, and take no seat when a voter is lost.
+func (n *Node) rouse(l *lead) error {
+	conf, _, err := l.group.configuration()
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, m := range n.members() {
+		if m.Server == n.serverID() || !inConfiguration(conf, m.Server) || m.State != gossip.Alive || m.Cluster != n.clusterID() || m.Leaving || m.Parting ||
+			l.silentFor(m.Server, now) < seatDoubt || now.Sub(l.roused[m.Server]) < rouseAgain {
+			continue
+		}
+		l.roused[m.Server] = now
+		ctx, cancel := context.WithTimeout(n.ctx, nameTimeout)
+		defer cancel()
+		if _, err := n.askToRunRaft(ctx, m.Server); err != nil {
+			return fmt.Errorf("%q has a place in the Raft group and does not answer there: %w", m.Name, err)
+		}
+		return nil // one at a time
+	}
+	return nil
 }
 
 // shunFor is how long a process that would not take a seat is passed over.
