@@ -46,9 +46,10 @@ func TestVirtualFleetOutlivesItsLeader(t *testing.T) {
 				leader := w.leader()
 				others := w.others(leader)
 				held, _ := lockEach(others, "held by ")
-				began := time.Now()
+				began, dials := time.Now(), dialsOf(others)
 				fault.does(leader)
 				_, took := lockEach(others, "after it by ")
+				dials = dialsOf(others) - dials
 				time.Sleep(began.Add(2 * defaultSessionTTL).Sub(time.Now()))
 				lost := 0
 				for _, l := range held {
@@ -56,7 +57,8 @@ func TestVirtualFleetOutlivesItsLeader(t *testing.T) {
 						lost++
 					}
 				}
-				t.Logf("%d members, the leader is %s: half have their next lock after %s, all after %s; lost are %d", n, fault.name, took[len(took)/2], took[len(took)-1], lost)
+				t.Logf("%d members, the leader is %s: half have their next lock after %s, all after %s; each dials %.1f times until then; lost are %d",
+					n, fault.name, took[len(took)/2], took[len(took)-1], float64(dials)/float64(len(others)), lost)
 				if lost > 0 {
 					w.errorf("%d of %d members that had nothing to do with it lost their lock", lost, len(others))
 				}
@@ -91,6 +93,14 @@ func (w *world) startFleet(n int) {
 	w.t.Logf("all have a session after %s", time.Since(began))
 	w.within(time.Minute, "all seats are taken", func() bool { return w.seated() == 3 })
 	time.Sleep(time.Minute)
+}
+
+// dialsOf counts the connections that they have begun to open.
+func dialsOf(members []*member) (n int64) {
+	for _, m := range members {
+		n += m.life.dials.Load()
+	}
+	return n
 }
 
 // lockEach lets each of them take a lock of its own, all at once, and answers how long they waited, the shortest first.

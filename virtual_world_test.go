@@ -70,13 +70,15 @@ type joining struct {
 // life is one process's network: it ends with the process, so that what is still closing of a crashed one reaches nobody.
 type life struct {
 	mux.Network
-	over atomic.Bool
+	over  atomic.Bool
+	dials atomic.Int64 // begun
 }
 
 func (l *life) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if l.over.Load() {
 		return nil, net.ErrClosed
 	}
+	l.dials.Add(1)
 	return l.Network.Dial(ctx, addr)
 }
 
