@@ -14,6 +14,9 @@ import (
 // grantGap is the longest that a whole fleet may go without any grant while one of its processes is replaced.
 const grantGap = time.Second
 
+// allSeats and spares are voters and standbys, by default.
+const allSeats, spares = 3, 2
+
 // updateLoad shows gaps of a fraction of grantGap and leaves the processors to others.
 var updateLoad = load{Workers: 2, Keys: 4, Hold: 2 * time.Millisecond, Rest: 20 * time.Millisecond}
 
@@ -106,11 +109,11 @@ func (u *update) step(m *member, do func(*step)) {
 	u.progress(20)
 	s := &step{who: m.id, led: u.leader() == m}
 	c := u.cross(u.others(m))
-	seats := u.watchSeats(u.others(m))
+	living := u.watchSeats(u.others(m))
 	s.from = now()
 	do(s)
 	s.to = now()
-	s.least, s.most = seats()
+	s.least, s.most = living()
 	if 2*s.least <= s.most {
 		u.t.Errorf("while %s was replaced %d of %d voters lived", s.who, s.least, s.most)
 	}
@@ -128,6 +131,9 @@ func (u *update) finish() {
 		gap, at := u.longestGap(s.from, s.to)
 		if gap > grantGap {
 			u.t.Errorf("while %s was replaced nobody was granted anything for %v at %s; at most %v", s.who, gap, wall(at), grantGap)
+		}
+		if len(u.members) >= allSeats+spares && s.least < allSeats {
+			u.t.Errorf("while %s was replaced %d of %d voters lived, although a standby could have taken its seat", s.who, s.least, s.most)
 		}
 		led := ""
 		if s.led {
