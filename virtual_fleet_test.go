@@ -50,7 +50,7 @@ func TestVirtualFleetOutlivesItsLeader(t *testing.T) {
 				fault.does(leader)
 				_, took := lockEach(others, "after it by ")
 				dials = dialsOf(others) - dials
-				time.Sleep(began.Add(2 * defaultSessionTTL).Sub(time.Now()))
+				time.Sleep(time.Until(began.Add(2 * defaultSessionTTL)))
 				lost := 0
 				for _, l := range held {
 					if l.Err() != nil {
