@@ -133,8 +133,10 @@ func (n *Node) rouse(l *lead) error {
 	}
 	now := time.Now()
 	for _, m := range n.members() {
-		if m.Server == n.serverID() || !inConfiguration(conf, m.Server) || m.State != gossip.Alive || m.Cluster != n.clusterID() || m.Leaving || m.Parting ||
-			l.silentFor(m.Server, now) < seatDoubt || now.Sub(l.roused[m.Server]) < rouseAgain {
+		// Before it knows that the cluster is open it is the first start that decides when Raft runs there.
+		here := m.State == gossip.Alive && m.Cluster == n.clusterID() && m.Open && !m.Leaving && !m.Parting
+		if !here || m.Server == n.serverID() || !inConfiguration(conf, m.Server) || l.silentFor(m.Server, now) < seatDoubt ||
+			now.Sub(l.roused[m.Server]) < rouseAgain {
 			continue
 		}
 		l.roused[m.Server] = now
