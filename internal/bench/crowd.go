@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 )
@@ -42,18 +40,6 @@ func (f *crowd) String() string {
 		return fmt.Sprintf("%s (%s simulated)", grouped(int64(f.real+f.swarm)), grouped(int64(f.swarm)))
 	}
 	return fmt.Sprint(f.real)
-}
-
-// swarmAddr is where simulated member i listens and dials from: a host of its own, as it would have, since a process takes only so many connections
-// at once from one. Only Linux has all of 127.0.0.0/8.
-func (f *crowd) swarmAddr(i int) string {
-	addr := f.addrs[f.real+1+i]
-	if runtime.GOOS != "linux" {
-		return addr
-	}
-	const hosts = 250 // in each of the networks 127.1.0 to 127.1.255
-	_, port, _ := net.SplitHostPort(addr)
-	return fmt.Sprintf("127.1.%d.%d:%s", i/hosts, 1+i%hosts, port)
 }
 
 // all calls all processes at once, or those that run, and answers what each said.

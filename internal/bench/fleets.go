@@ -104,7 +104,7 @@ func (b *bench) comesTogether(ctx context.Context, f *crowd, r *fleetReport) err
 		f.procs = append(f.procs, p)
 		s := &swarm{AtOnce: swarmPace}
 		for i := range f.swarm {
-			s.Joins = append(s.Joins, join{Name: fmt.Sprintf("s%d", i+1), Bind: f.swarmAddr(i), Peers: f.seeds})
+			s.Joins = append(s.Joins, join{Name: fmt.Sprintf("s%d", i+1), Bind: f.addrs[f.real+1+i], Peers: f.seeds})
 		}
 		began = time.Now()
 		if err := b.profiled(ctx, f, "joins", func() error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -45,11 +44,9 @@ func simulate(ctx context.Context, j *join) (*simulated, error) {
 	proof := node.MachineProof()
 	proof.Bound, proof.Started = j.Bind, clock.Boot().Now().Microseconds()
 	instance, logger := wire.NewUUID(), slog.New(slog.DiscardHandler)
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: listener.Addr().(*net.TCPAddr).IP}}
 	n, err := node.Start(node.Config{
 		Name: j.Name, Group: "distlock", Instance: instance, Addr: j.Bind, SelfAddr: j.Bind, Proof: proof, Loopback: true,
-		Listener: listener, Packets: packets, Expect: members, Voters: members, Logger: logger,
-		Dial:  func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) },
+		Listener: listener, Packets: packets, Dial: mux.System().Dial, Expect: members, Voters: members, Logger: logger,
 		Seeds: func(context.Context) ([]string, error) { return j.Peers, nil },
 		Hooks: node.Hooks{Gossip: func(c *gossip.Config) {
 			c.Simulated = &gossip.Simulated{Knows: func(m gossip.Meta) bool { return m.MayVote }, Probe: simulatedProbe}

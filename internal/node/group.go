@@ -199,8 +199,7 @@ func (g *group) configuration() (raft.Configuration, uint64, error) {
 		return raft.Configuration{}, 0, err
 	}
 	conf := f.Configuration()
-	index, _ := g.confs.Index(conf) // f.Index() is 0, always
-	return conf, index, nil
+	return conf, g.confs.Index(conf), nil // f.Index() is 0, always
 }
 
 // leadsFor says that this server leads term, and that to is another one of the group.

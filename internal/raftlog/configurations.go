@@ -1,7 +1,7 @@
 package raftlog
 
 import (
-	"cmp"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -16,7 +16,7 @@ type Configurations struct {
 	snaps raft.SnapshotStore
 
 	mu       sync.Mutex   // guards what follows
-	entries  []configured // of the log, as far as they were seen, the earliest first
+	entries  []configured // of the log, the earliest first
 	snapshot configured   // of the newest snapshot; its index is 0 if there is none
 }
 
@@ -29,7 +29,7 @@ type configured struct {
 // at a time.
 const maxConfigured = 64
 
-// WatchConfigurations watches what is read and written by way of Log and Snapshots from now on.
+// WatchConfigurations reads what there is, and watches what is written by way of Log and Snapshots from then on.
 func WatchConfigurations(log raft.LogStore, snaps raft.SnapshotStore) (*Configurations, error) {
 	c := &Configurations{log: log, snaps: snaps}
 	metas, err := snaps.List()
@@ -39,41 +39,50 @@ func WatchConfigurations(log raft.LogStore, snaps raft.SnapshotStore) (*Configur
 	if len(metas) > 0 {
 		c.snapshot = configured{metas[0].ConfigurationIndex, metas[0].Configuration.Clone()}
 	}
+	first, err := log.FirstIndex()
+	if err != nil {
+		return nil, err
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	for i := max(first, 1); i <= last; i++ {
+		var l raft.Log
+		if err := log.GetLog(i, &l); err != nil {
+			return nil, fmt.Errorf("entry %d: %w", i, err)
+		}
+		c.note(&l)
+	}
 	return c, nil
 }
 
-// Index is that of the latest configuration with the same servers as conf. There is none for a moment after Raft has stored another.
-func (c *Configurations) Index(conf raft.Configuration) (uint64, bool) {
+// Index is that of the latest configuration with the same servers as conf; 0 for a moment after Raft has stored another.
+func (c *Configurations) Index(conf raft.Configuration) (index uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var found uint64
 	for _, known := range append(slices.Clone(c.entries), c.snapshot) {
-		if known.index > found && slices.Equal(known.conf.Servers, conf.Servers) {
-			found = known.index
+		if slices.Equal(known.conf.Servers, conf.Servers) {
+			index = max(index, known.index)
 		}
 	}
-	return found, found > 0
+	return index
 }
 
-// note remembers the configuration of an entry.
+// note remembers the configuration of an entry that comes after all others.
 func (c *Configurations) note(l *raft.Log) {
 	if l.Type != raft.LogConfiguration {
 		return
 	}
-	entry := configured{l.Index, raft.DecodeConfiguration(l.Data)} // panics on nonsense, as Raft itself does with it
+	conf := raft.DecodeConfiguration(l.Data) // panics on nonsense, as Raft itself does with it
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at, known := slices.BinarySearchFunc(c.entries, entry.index, func(e configured, index uint64) int { return cmp.Compare(e.index, index) })
-	if known {
-		c.entries[at] = entry
-		return
-	}
-	if c.entries = slices.Insert(c.entries, at, entry); len(c.entries) > maxConfigured {
+	if c.entries = append(c.entries, configured{l.Index, conf}); len(c.entries) > maxConfigured {
 		c.entries = slices.Clone(c.entries[len(c.entries)-maxConfigured:])
 	}
 }
 
-// Log is the log for Raft. When it starts it reads all that lies after the snapshot.
+// Log is the log for Raft.
 func (c *Configurations) Log() raft.LogStore { return &watchedLog{c.log, c} }
 
 type watchedLog struct {
@@ -87,14 +96,6 @@ var _ raft.MonotonicLogStore = (*watchedLog)(nil)
 func (w *watchedLog) IsMonotonic() bool {
 	m, ok := w.LogStore.(raft.MonotonicLogStore)
 	return ok && m.IsMonotonic()
-}
-
-func (w *watchedLog) GetLog(index uint64, l *raft.Log) error {
-	err := w.LogStore.GetLog(index, l)
-	if err == nil {
-		w.c.note(l)
-	}
-	return err
 }
 
 func (w *watchedLog) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }
