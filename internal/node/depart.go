@@ -73,6 +73,7 @@ func (n *Node) replaceable(l *lead, server wire.UUID) bool {
 		}
 	}
 	if v.Leader == server { // it hands over first: whoever leads then decides as this process would
+		v.Leader = wire.UUID{} // where it is the only voter nobody can yet: one will be made
 		for _, s := range v.Config {
 			if s.Suffrage == roster.Voter && s.ID != server {
 				v.Leader = s.ID
@@ -84,7 +85,7 @@ func (n *Node) replaceable(l *lead, server wire.UUID) bool {
 }
 
 // endStay frees the leaving slot when whoever has it needs it no more.
-func (n *Node) endStay(l *lead) error {
+func (n *Node) endStay(ctx context.Context, l *lead) error {
 	server, at := l.group.fsm.View().Leaving()
 	if server.IsZero() {
 		return nil
@@ -105,7 +106,7 @@ func (n *Node) endStay(l *lead) error {
 	default:
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err = l.propose(ctx, raftfsm.EndDepart{Server: server, At: at, Term: l.term}); err == nil {
 		n.logger.Info("the next voter may leave", "server", server, "why", why)
@@ -169,6 +170,7 @@ func (n *Node) takeTurn(ctx context.Context) (turn, error) {
 		stop()
 		switch {
 		case err == nil && t.granted:
+			t.replace = t.replace || kept.replace // in memory it is no voter when it comes back: where it can't be let go yet it waits
 			return t, nil
 		case err == nil:
 			first, answered = t.first, time.Now()

@@ -122,7 +122,7 @@ func (n *Node) askToRunRaft(ctx context.Context, server wire.UUID) (name string,
 
 // tendNames makes what is bound fit the configuration: who has no place in it any more is bound to nothing, and who has one, but had none when it
 // was taken in, to the name with which it answers.
-func (n *Node) tendNames(l *lead) error {
+func (n *Node) tendNames(ctx context.Context, l *lead) error {
 	if !n.binds(l) || l.group.fsm.View().Cluster().IsZero() {
 		return nil
 	}
@@ -130,7 +130,7 @@ func (n *Node) tendNames(l *lead) error {
 	if err != nil || index > l.group.raft.AppliedIndex() {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	for _, b := range l.group.fsm.Bindings().All() {
 		if inConfiguration(conf, b.Server) {

@@ -218,7 +218,7 @@ func TestNobodyIsBoundWithoutProof(t *testing.T) {
 	f := startFleet(t, 2, Hooks{}, Hooks{})
 	leader, l := f.leader(t)
 	await(t, leader, "the log's format allows it", func() bool { return l.format() >= formatOfNames })
-	if err := leader.tendNames(l); err != nil {
+	if err := leader.tendNames(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	if names := leader.names(); len(names) > 0 {
@@ -328,7 +328,7 @@ func TestNamesSurviveARestart(t *testing.T) {
 	n = start("web-1", fine)
 	awaitLead(t, n)
 	awaitNames(t, n, fleet{n})
-	if err := errors.Join(n.tendNames(n.lead.Load()), n.lead.Load().prove(t.Context())); err != nil {
+	if err := errors.Join(n.tendNames(t.Context(), n.lead.Load()), n.lead.Load().prove(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	var e raft.Log
@@ -418,7 +418,7 @@ func TestNobodyIsBoundBesideAnOldProcess(t *testing.T) {
 	}
 	await(t, leader, "the log has the format of the old one", func() bool { return l.format() == formatOfNames-1 })
 	await(t, leader, "another has a seat", func() bool { seats, _ := leader.seats(); return len(seats) > 1 })
-	if err := leader.tendNames(l); err != nil {
+	if err := leader.tendNames(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	if names := leader.names(); len(names) > 0 {

@@ -32,6 +32,12 @@ const (
 // steward keeps the Raft group in shape while l lasts: it asks the planner for the next change and makes it, and ends the silence of a
 // cluster that began with one.
 func (n *Node) steward(l *lead) {
+	ctx, over := context.WithCancel(n.ctx) // what others are asked ends with the lead: who hands it over waits for this goroutine
+	defer over()
+	defer l.withdraw(&over)
+	if !l.whenOver(&over, over) {
+		return
+	}
 	began := time.Now()
 	t := time.NewTicker(stewardTick)
 	defer t.Stop()
@@ -42,22 +48,25 @@ func (n *Node) steward(l *lead) {
 		case <-t.C:
 		}
 		if time.Since(began) >= silence && l.group.fsm.View().Silent() {
-			ctx, cancel := context.WithTimeout(n.ctx, callTimeout)
-			_, err := l.propose(ctx, raftfsm.EndSilence{Term: l.term})
+			pctx, cancel := context.WithTimeout(ctx, callTimeout)
+			_, err := l.propose(pctx, raftfsm.EndSilence{Term: l.term})
 			cancel()
 			if err == nil {
 				n.logger.Info("the cluster grants from now on: whatever an earlier one granted has run out")
 			}
 		}
 		l.checkFormat()
-		if err := errors.Join(n.endStay(l), n.tendNames(l), n.tend(l), n.rouse(l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
+		if err := errors.Join(n.endStay(ctx, l), n.tendNames(ctx, l), n.tend(ctx, l), n.rouse(ctx, l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
 			n.logger.Info("the Raft group is not changed yet; it is tried again", "error", err)
 		}
 	}
 }
 
 // tend makes one membership change, if one is due.
-func (n *Node) tend(l *lead) error {
+func (n *Node) tend(ctx context.Context, l *lead) error {
+	if l.group.fsm.View().Cluster().IsZero() {
+		return nil // the first entry, which says how many voters there are to be, is not applied yet
+	}
 	conf, index, err := l.group.configuration()
 	if err != nil {
 		return err
@@ -76,7 +85,7 @@ func (n *Node) tend(l *lead) error {
 	}
 	l.setMoving(change.Server)
 	defer l.setMoving(wire.UUID{})
-	ctx, cancel := context.WithTimeout(n.ctx, changeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	id, addr := raft.ServerID(change.Server.String()), raft.ServerAddress(change.Server.String())
 	var f raft.IndexFuture
@@ -88,6 +97,10 @@ func (n *Node) tend(l *lead) error {
 		}
 		f = l.group.raft.AddNonvoter(id, addr, change.Index, changeTimeout)
 	case roster.Promote:
+		// With its vote it counts for the majority, dead or alive: what was heard a second ago is not enough.
+		if err := n.askInTime(ctx, change.Server); err != nil {
+			return fmt.Errorf("a standby gets no seat, since it does not answer: %w", err)
+		}
 		f = l.group.raft.AddVoter(id, addr, change.Index, changeTimeout)
 	case roster.Remove:
 		f = l.group.raft.RemoveServer(id, change.Index, changeTimeout)
@@ -126,7 +139,7 @@ const rouseAgain = 5 * time.Second
 
 // rouse asks one that lives, and has a place in the Raft group, and answers nothing there, to run Raft again. None should have stopped it, but a
 // standby that had would look like one, and take no seat when a voter is lost.
-func (n *Node) rouse(l *lead) error {
+func (n *Node) rouse(ctx context.Context, l *lead) error {
 	conf, _, err := l.group.configuration()
 	if err != nil {
 		return err
@@ -140,14 +153,20 @@ func (n *Node) rouse(l *lead) error {
 			continue
 		}
 		l.roused[m.Server] = now
-		ctx, cancel := context.WithTimeout(n.ctx, nameTimeout)
-		defer cancel()
-		if _, err := n.askToRunRaft(ctx, m.Server); err != nil {
+		if err := n.askInTime(ctx, m.Server); err != nil {
 			return fmt.Errorf("%q has a place in the Raft group and does not answer there: %w", m.Name, err)
 		}
 		return nil // one at a time
 	}
 	return nil
+}
+
+// askInTime asks a server with a place in the Raft group to run Raft, which it should do already.
+func (n *Node) askInTime(ctx context.Context, server wire.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, nameTimeout)
+	defer cancel()
+	_, err := n.askToRunRaft(ctx, server)
+	return err
 }
 
 // shunFor is how long a process that would not take a seat is passed over.
@@ -164,6 +183,7 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 	state := l.group.fsm.View()
 	v := roster.View{Index: index, Voters: state.Voters(), Standbys: standbys, Leader: n.serverID(), Dead: make(map[wire.UUID]bool)}
 	inConf := make(map[wire.UUID]bool)
+	nonvoter := make(map[wire.UUID]bool)
 	unnamed := make(map[wire.UUID]bool) // nonvoters that can't be given a vote yet
 	for _, s := range conf.Servers {
 		id, err := wire.ParseUUID(string(s.ID))
@@ -176,8 +196,8 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 		}
 		v.Config = append(v.Config, roster.Server{ID: id, Suffrage: suffrage})
 		inConf[id] = true
-		if suffrage == roster.Nonvoter && n.unnamed(l, id) {
-			unnamed[id] = true
+		if suffrage == roster.Nonvoter {
+			nonvoter[id], unnamed[id] = true, n.unnamed(l, id)
 		}
 	}
 	for _, dead := range state.Dead() {
@@ -194,15 +214,17 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 		if m.Cluster != state.Cluster() {
 			continue
 		}
-		alive := lives(m)
+		alive, silent := lives(m), l.silentFor(m.Server, now)
+		// A nonvoter that others hear, and this leader does not, is of no use; it is taken in again when it answers.
+		unreached := nonvoter[m.Server] && silent >= lostAfter
 		v.Members = append(v.Members, roster.Candidate{
 			Server: m.Server, Name: m.Name,
 			Alive:    alive,
-			MayVote:  m.MayVote && (inConf[m.Server] || l.shunned[m.Server].Before(now)),
+			MayVote:  m.MayVote && !unreached && (inConf[m.Server] || l.shunned[m.Server].Before(now)),
 			Durable:  m.Durable,
 			Leaving:  m.Leaving || l.isLeavingLocked(m),
-			Lost:     !alive && inConf[m.Server] && l.silentFor(m.Server, now) >= lostAfter,
-			CaughtUp: l.hasLog(m.Server) && !unnamed[m.Server],
+			Lost:     !alive && inConf[m.Server] && silent >= lostAfter,
+			CaughtUp: silent <= heardWithin && l.hasLog(m.Server) && !unnamed[m.Server], // gossip hears of the dead for seconds
 			Format:   max(m.Format, 1),
 			Since:    seniority(m),
 		})
