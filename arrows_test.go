@@ -52,16 +52,17 @@ var impure = []string{
 
 // knows says which rooms know a dependency. Nobody else does, so that it can be replaced there.
 var knows = map[string][]string{
-	"github.com/hashicorp/raft":         {"raftfsm", "internal/raftlog", "internal/node"},
-	"github.com/hashicorp/memberlist":   {"internal/gossip"},
-	"github.com/hashicorp/go-hclog":     {"internal/hclogx", "internal/raftlog", "internal/node"},
-	"go.etcd.io/bbolt":                  {"internal/raftlog"},
-	"github.com/vmihailenco/msgpack/v5": {"internal/wire", "internal/gossip"}, // gossip reads memberlist's own packets
-	"github.com/google/btree":           {"raftfsm"},
-	"golang.org/x/sys/unix":             {"internal/clock", "internal/raftlog", "examples/demo"},
-	"golang.org/x/sys/windows":          {"internal/raftlog", "examples/demo"},
-	"github.com/anishathalye/porcupine": {},
-	"pgregory.net/rapid":                {},
+	"github.com/hashicorp/raft":                  {"raftfsm", "internal/raftlog", "internal/node"},
+	"github.com/hashicorp/memberlist":            {"internal/gossip"},
+	"github.com/hashicorp/go-hclog":              {"internal/hclogx", "internal/raftlog", "internal/node"},
+	"go.etcd.io/bbolt":                           {"internal/raftlog"},
+	"github.com/vmihailenco/msgpack/v5":          {"internal/wire", "internal/gossip"}, // gossip reads memberlist's own packets
+	"github.com/vmihailenco/msgpack/v5/msgpcode": {"internal/raftlog"},                 // which looks at what Raft is to decode
+	"github.com/google/btree":                    {"raftfsm"},
+	"golang.org/x/sys/unix":                      {"internal/clock", "internal/raftlog", "examples/demo"},
+	"golang.org/x/sys/windows":                   {"internal/raftlog", "examples/demo"},
+	"github.com/anishathalye/porcupine":          {},
+	"pgregory.net/rapid":                         {},
 }
 
 func TestArrows(t *testing.T) {

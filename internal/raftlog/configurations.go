@@ -74,7 +74,7 @@ func (c *Configurations) note(l *raft.Log) {
 	if l.Type != raft.LogConfiguration {
 		return
 	}
-	conf := raft.DecodeConfiguration(l.Data) // panics on nonsense, as Raft itself does with it
+	conf := raft.DecodeConfiguration(l.Data) // panics on nonsense, as Raft itself does with it: log was verified, and is guarded
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.entries = append(c.entries, configured{l.Index, conf}); len(c.entries) > maxConfigured {

@@ -49,6 +49,7 @@ func FuzzConfiguration(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0x91}, 10_000))                                                  // arrays in arrays
 	f.Add(append([]byte{0x81, 0xa1, 'x'}, bytes.Repeat([]byte{0x91}, 10_000)...))              // where nobody looks
 	f.Add([]byte{0xdb, 0x7f, 0xff, 0xff, 0xff})
+	f.Add([]byte("\x81\xa7S\xe5rvers\xdd\x7f\xff\xff\xc9\xc9\xc9\xc9\xc9\xc9\xff")) // a time of 3 GB in a list where nobody looks
 	f.Fuzz(func(t *testing.T, p []byte) {
 		alloctest.PaidWith(t, len(p), 1<<20, func() { _ = configuration(p) })
 		if configuration(p) != nil {

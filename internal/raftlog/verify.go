@@ -374,8 +374,11 @@ func decodable(l *raft.Log) error {
 	return refuse("an entry of type %d", l.Type)
 }
 
-// configuration says whether p is one that Raft can decode.
+// configuration says whether p is one that Raft can decode, and in no more memory than its bytes pay for.
 func configuration(p []byte) (err error) {
+	if !whole(p) {
+		return refuse("a configuration of which a part is missing")
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			err = refuse("a configuration that can't be decoded: %v", r)
