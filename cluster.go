@@ -193,7 +193,7 @@ func (c *Cluster) Locks(ctx context.Context, prefix string) ([]LockInfo, error) 
 	q := node.Query{Kind: node.QueryLocks, Prefix: prefix}
 	for {
 		a, err := c.query(ctx, "locks", q)
-		if errors.Is(err, node.ErrPageGone) { // the leader changed in the middle of the listing: begin anew
+		if errors.Is(err, node.ErrPageGone) { // as when the leader changed in the middle of the listing: begin anew, until ctx ends
 			out, q.After, q.Page = nil, "", 0
 			continue
 		}

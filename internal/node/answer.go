@@ -34,7 +34,7 @@ func (n *Node) answer(ctx context.Context, from wire.Hello, kind uint8, body []b
 		if err != nil {
 			return nil, err
 		}
-		a, err := n.pages.answer(ctx, l, q)
+		a, err := l.answer(ctx, q)
 		if err != nil {
 			return nil, err
 		}

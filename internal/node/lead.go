@@ -30,6 +30,7 @@ type lead struct {
 	began  time.Time
 	once   sync.Once
 	wg     sync.WaitGroup // batcher and expiry loop
+	pages  pages
 
 	prospectsMu sync.Mutex // guards prospects
 	prospects   prospects
@@ -82,6 +83,7 @@ func startLead(g *group, term uint64, propose func([]byte) proposal, allowed fun
 func (l *lead) endAsync() {
 	l.once.Do(func() {
 		close(l.done)
+		l.pages.end()
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for _, tell := range l.onEnd {

@@ -191,8 +191,7 @@ func TestProposalsEndWithTheirContext(t *testing.T) {
 			"propose": func(ctx context.Context) error { _, err := l.propose(ctx, raftfsm.Noop{}); return err },
 			"close":   func(ctx context.Context) error { return l.closeSession(ctx, 1) },
 			"query": func(ctx context.Context) error {
-				var p pages
-				_, err := p.answer(ctx, l, Query{Kind: QueryLocks})
+				_, err := l.answer(ctx, Query{Kind: QueryLocks})
 				return err
 			},
 		} {

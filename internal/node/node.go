@@ -80,7 +80,6 @@ type Node struct {
 	stored   raftlog.Identity // as it lies in Dir; of the life loop only
 	storedAt time.Time        // of the life loop only
 
-	pages     pages
 	telling   oneByOne // of those who asked who leads
 	failOnce  sync.Once
 	failed    atomic.Bool // fail was called: no Raft traffic any more

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/rpc"
@@ -49,7 +52,7 @@ func asUnderstood(ctx context.Context, q Query, ask func(context.Context, Query)
 // query asks once.
 func (n *Node) query(ctx context.Context, q Query) (Answer, error) {
 	a, err := ask(ctx, n, func(ctx context.Context, l *lead) (Answer, error) {
-		a, err := n.pages.answer(ctx, l, q)
+		a, err := l.answer(ctx, q)
 		for i := range a.Locks {
 			for j := range a.Locks[i].Holders { // the state's own bytes, which nobody may change
 				h := &a.Locks[i].Holders[j]
@@ -122,8 +125,8 @@ type Answer struct {
 	Page  uint64 // QueryLocks: more follow on this held view; 0: that was all
 }
 
-// ErrPageGone says that a listing must begin anew: the leader that held its moment is gone.
-var ErrPageGone = errors.New("the listing was interrupted by a change of leader")
+// ErrPageGone says that a listing must begin anew: the leader that held its moment is gone, or holds it no longer.
+var ErrPageGone = errors.New("the moment that the listing is of is not held any more")
 
 // Codes of errors that a leader answers. They are never renumbered.
 const (
@@ -133,47 +136,95 @@ const (
 	codeGone     uint8 = 4 // nobody is where the server that is wanted should be
 )
 
-// pages holds the views that listings read page by page, so that a listing is of one moment.
+// pages holds the views that the listings of one lead read page by page, so that each listing is of one moment. The zero value is ready.
 type pages struct {
 	mu    sync.Mutex // guards the fields below
-	next  uint64
-	views map[uint64]*raftfsm.View
-	order []uint64
+	over  bool       // the lead is: nothing is held any more
+	views map[uint64]heldView
+	order []uint64 // of what views has, the oldest first
 }
 
-// maxPages bounds the views that are held; the oldest goes first.
-const maxPages = 16
+type heldView struct {
+	*raftfsm.View
+	unread *time.Timer // lets it go
+}
 
+const (
+	maxPages = 16          // views that are held; the oldest goes first
+	pageLife = time.Minute // how long one is held after the last page that was read from it
+)
+
+// hold keeps v and names it. The name is not used again, here or by another lead: a listing never goes on in another's moment.
 func (p *pages) hold(v *raftfsm.View) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	id := rand.Uint64()
+	for id == 0 || p.views[id].View != nil {
+		id = rand.Uint64()
+	}
+	if p.over {
+		return id
+	}
 	if p.views == nil {
-		p.views = make(map[uint64]*raftfsm.View)
+		p.views = make(map[uint64]heldView)
 	}
 	if len(p.order) == maxPages {
-		delete(p.views, p.order[0])
-		p.order = p.order[1:]
+		p.dropLocked(p.order[0])
 	}
-	p.next++
-	p.views[p.next] = v
-	p.order = append(p.order, p.next)
-	return p.next
+	p.views[id] = heldView{v, time.AfterFunc(pageLife, func() { p.drop(id) })}
+	p.order = append(p.order, id)
+	return id
 }
 
+// view is the one that is held as id, and nil if none is. What comes while its time runs out is still answered.
 func (p *pages) view(id uint64) *raftfsm.View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.views[id]
+	h, ok := p.views[id]
+	if !ok {
+		return nil
+	}
+	h.unread.Reset(pageLife)
+	return h.View
 }
 
-func (p *pages) answer(ctx context.Context, l *lead, q Query) (Answer, error) {
+func (p *pages) drop(id uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropLocked(id)
+}
+
+func (p *pages) dropLocked(id uint64) {
+	if h, ok := p.views[id]; ok {
+		h.unread.Stop()
+		delete(p.views, id)
+		p.order = slices.DeleteFunc(p.order, func(held uint64) bool { return held == id })
+	}
+}
+
+// end drops all, and holds nothing from then on.
+func (p *pages) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	for id := range p.views {
+		p.dropLocked(id)
+	}
+}
+
+// answer answers q from the state, or from the view that a listing goes on with.
+func (l *lead) answer(ctx context.Context, q Query) (Answer, error) {
 	lists := q.Kind == QueryLocks || q.Kind == queryPlain
 	if lists && q.Page != 0 {
-		v := p.view(q.Page)
+		v := l.pages.view(q.Page)
 		if v == nil {
 			return Answer{}, &rpc.RemoteError{Text: ErrPageGone.Error(), Code: codePageGone}
 		}
-		return listPage(v, q, func() uint64 { return q.Page }), nil
+		a := listPage(v, q, func() uint64 { return q.Page })
+		if a.Page == 0 { // should this answer be lost, the listing begins anew
+			l.pages.drop(q.Page)
+		}
+		return a, nil
 	}
 	if err := l.prove(ctx); err != nil {
 		return Answer{}, err
@@ -181,7 +232,7 @@ func (p *pages) answer(ctx context.Context, l *lead, q Query) (Answer, error) {
 	v := l.group.fsm.View()
 	switch {
 	case lists:
-		return listPage(v, q, func() uint64 { return p.hold(v) }), nil
+		return listPage(v, q, func() uint64 { return l.pages.hold(v) }), nil
 	case q.Kind == QueryGrant:
 		return grantAnswer(v, q), nil
 	case q.Kind == QueryStats:

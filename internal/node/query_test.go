@@ -18,12 +18,11 @@ import (
 // asked is what l answers to q, over the wire.
 func asked(t *testing.T, l *lead, q Query) Answer {
 	t.Helper()
-	var p pages
 	q, err := decodeQuery(q.encode())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := p.answer(t.Context(), l, q)
+	a, err := l.answer(t.Context(), q)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,11 +122,10 @@ func TestPagesOfLargeValuesAreBounded(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		var p pages
 		q := Query{Kind: QueryLocks}
 		count, pages := 0, 0
 		for {
-			a, err := p.answer(t.Context(), l, q)
+			a, err := l.answer(t.Context(), q)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,6 +143,151 @@ func TestPagesOfLargeValuesAreBounded(t *testing.T) {
 		}
 		if count != holders+keys || pages < 4 {
 			t.Errorf("%d holders on %d pages", count, pages)
+		}
+	})
+}
+
+// longListing makes l's state one that is listed on at least four pages.
+func longListing(t *testing.T, l *lead) {
+	t.Helper()
+	var sink fakeSink
+	id := newSession(t, l, "m", time.Hour, &sink)
+	value := []byte(strings.Repeat("v", wire.MaxValue))
+	var ops []wire.Op
+	for i := range 1000 {
+		ops = append(ops, request(uint64(i+1), wire.Ask{Keys: []string{fmt.Sprint("k", i)}, Value: value}))
+	}
+	l.give(id, ops, &sink)
+	synctest.Wait()
+}
+
+// nextPage reads the page that q asks for and makes q ask for the one after it.
+func nextPage(t *testing.T, l *lead, q *Query) error {
+	t.Helper()
+	a, err := l.answer(t.Context(), *q)
+	if err != nil {
+		return queryError(*q, err)
+	}
+	q.Page, q.After = a.Page, a.Locks[len(a.Locks)-1].Key
+	return nil
+}
+
+// held is how many views l holds, each with its place in the order.
+func held(t *testing.T, l *lead) int {
+	t.Helper()
+	l.pages.mu.Lock()
+	defer l.pages.mu.Unlock()
+	if len(l.pages.order) != len(l.pages.views) {
+		t.Errorf("%d views, and %d in order", len(l.pages.views), len(l.pages.order))
+	}
+	return len(l.pages.views)
+}
+
+// A listing that began at one leader does not go on in a moment that another holds for a listing of its own.
+func TestPagesOfAnotherLead(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		f, first := newFakeCluster(t)
+		longListing(t, first)
+		var q, own Query
+		q.Kind, own.Kind = QueryLocks, QueryLocks
+		if err := nextPage(t, first, &q); err != nil || q.Page == 0 || held(t, first) != 1 {
+			t.Fatalf("page %d, %d views held, %v", q.Page, held(t, first), err)
+		}
+		first.endAsync()
+		synctest.Wait()
+		if held(t, first) != 0 {
+			t.Error("a lead that is over holds a view")
+		}
+		first.pages.hold(first.group.fsm.View()) // for a question that came just before
+		if held(t, first) != 0 {
+			t.Error("a lead that is over takes a view")
+		}
+		second := startLead(first.group, fakeTerm, f.propose, first.allowed, first.logger)
+		defer second.end()
+		f.lead = second
+		if err := second.begin(); err != nil {
+			t.Fatal(err)
+		}
+		if err := nextPage(t, second, &own); err != nil || own.Page == 0 {
+			t.Fatalf("page %d, %v", own.Page, err)
+		}
+		if err := nextPage(t, second, &q); !errors.Is(err, ErrPageGone) {
+			t.Errorf("page %d of another lead, whose own is %d: %v", q.Page, own.Page, err)
+		}
+	})
+}
+
+// Nothing is held for a listing that is complete. If its last answer was lost it begins anew.
+func TestViewGoesWithItsLastPage(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		longListing(t, l)
+		q := Query{Kind: QueryLocks}
+		var last Query
+		for ok := true; ok; ok = q.Page != 0 {
+			last = q
+			if err := nextPage(t, l, &q); err != nil {
+				t.Fatal(err)
+			}
+			if q.Page != 0 && held(t, l) != 1 {
+				t.Errorf("%d views are held for one listing", held(t, l))
+			}
+		}
+		if last.Page == 0 || held(t, l) != 0 {
+			t.Errorf("%d views are held after the last page", held(t, l))
+		}
+		if err := nextPage(t, l, &last); !errors.Is(err, ErrPageGone) {
+			t.Errorf("the last page once more: %v", err)
+		}
+	})
+}
+
+// A view is held for as long as somebody goes on reading from it.
+func TestViewGoesUnread(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		longListing(t, l)
+		q := Query{Kind: QueryLocks}
+		for range 3 {
+			if err := nextPage(t, l, &q); err != nil || q.Page == 0 {
+				t.Fatalf("page %d, %v", q.Page, err)
+			}
+			time.Sleep(pageLife - time.Millisecond)
+			synctest.Wait()
+		}
+		if held(t, l) != 1 {
+			t.Errorf("%d views are held %s after a page was read", held(t, l), pageLife-time.Millisecond)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if held(t, l) != 0 {
+			t.Errorf("a view is held %s after a page was read", pageLife)
+		}
+		if err := nextPage(t, l, &q); !errors.Is(err, ErrPageGone) {
+			t.Errorf("its next page: %v", err)
+		}
+	})
+}
+
+// Of more listings than there is room for the one that began first begins anew.
+func TestOldestViewGoesFirst(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		_, l := newFakeCluster(t)
+		longListing(t, l)
+		qs := make([]Query, maxPages+1)
+		for i := range qs {
+			qs[i].Kind = QueryLocks
+			if err := nextPage(t, l, &qs[i]); err != nil || qs[i].Page == 0 {
+				t.Fatalf("page %d, %v", qs[i].Page, err)
+			}
+		}
+		if held(t, l) != maxPages {
+			t.Errorf("%d views are held; want %d", held(t, l), maxPages)
+		}
+		for i := range qs {
+			if err := nextPage(t, l, &qs[i]); errors.Is(err, ErrPageGone) != (i == 0) {
+				t.Errorf("listing %d: %v", i, err)
+			}
 		}
 	})
 }
