@@ -20,7 +20,7 @@ const module = "github.com/godistlock/distlock"
 
 // floors are the rooms of the house, the ground floor first. A room imports rooms of lower floors only.
 var floors = [][]string{
-	{"internal/wire", "internal/clock", "internal/lockerr", "internal/hclogx", "internal/address", "internal/dashboard"},
+	{"internal/wire", "internal/clock", "internal/lockerr", "internal/hclogx", "internal/aside", "internal/address", "internal/dashboard"},
 	{"internal/mux", "internal/fault", "internal/discover", "internal/secure", "internal/guard"},
 	{"internal/rpc", "internal/gossip", "internal/streampackets", "internal/raftlog", "internal/founding", "internal/roster", "raftfsm"},
 	{"internal/session"},

@@ -65,6 +65,7 @@ func (c *Cluster) stop(reason error) {
 		c.watched = true
 		c.watchMu.Unlock()
 		c.watchers.Wait()
+		c.settings.endLog()
 		c.err = errors.Join(reason, err)
 		close(c.done)
 	})

@@ -17,6 +17,15 @@ func join(ctx context.Context, cfg Config, env surroundings) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("distlock: join: %w", err)
 	}
+	s.logAside()
+	c, err := s.join(ctx, env)
+	if err != nil {
+		s.endLog()
+	}
+	return c, err
+}
+
+func (s *settings) join(ctx context.Context, env surroundings) (*Cluster, error) {
 	t, err := openTransport(s, env)
 	if err != nil {
 		return nil, fmt.Errorf("distlock: join: %w", err)

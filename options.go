@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/address"
+	"github.com/godistlock/distlock/internal/aside"
 	"github.com/godistlock/distlock/internal/discover"
 	"github.com/godistlock/distlock/internal/fault"
 	"github.com/godistlock/distlock/internal/lockerr"
@@ -107,6 +108,9 @@ type Config struct {
 	// about 500 bytes, and one that waits for its key about as much on every voter and standby.
 	MaxPending int
 	// Logger gets what there is to say. Own; the default is to say nothing. Nothing is printed elsewhere.
+	// Its handler gets one record at a time, on a goroutine of its own, and may take its time and call the Cluster: nothing waits for it. While it
+	// does not come back 1,024 records are kept, and of those that come then their number. Close and Leave wait up to a second for it to have
+	// taken what is left. Only its Enabled is asked in the middle of everything, and has to answer at once.
 	Logger *slog.Logger
 }
 
@@ -162,7 +166,26 @@ type settings struct {
 	advertise netip.Addr // for the default Advertise
 
 	credentials *secure.Credentials // nil: neither a secret nor TLS
+	log         *aside.Log          // what Logger goes through, once logAside was called; nil: nothing is logged
 }
+
+// logAside puts a goroutine between all that logs and the handler, which may block and may call the Cluster. endLog must follow.
+func (s *settings) logAside() {
+	if h := s.Logger.Handler(); h != slog.DiscardHandler {
+		s.log = aside.New(h)
+		s.Logger = s.log.Logger()
+	}
+}
+
+// endLog waits for the handler to take what is left, within reason.
+func (s *settings) endLog() {
+	if s.log != nil {
+		s.log.Close(logPatience)
+	}
+}
+
+// logPatience is how long the end of a Cluster waits for its logger.
+const logPatience = time.Second
 
 // settleOn checks all of c and answers all its faults at once: each matches ErrInvalid, or errors.ErrUnsupported when it is about
 // what is not built yet. It resolves Bind's host, for at most five seconds.

@@ -47,7 +47,7 @@ type Config struct {
 	SelfAddr string // where this process reaches its own port
 	Seeds    func(context.Context) ([]string, error)
 	Resolver discover.Resolver // of names among the addresses that are remembered; nil: the machine's
-	Logger   *slog.Logger
+	Logger   *slog.Logger      // called wherever something is to be said: it must neither wait nor call back, see package aside
 	Hooks    Hooks
 	Failed   func(error) // the member can't go on (a store failed, …); called at most once, on a goroutine of its own
 

@@ -28,7 +28,7 @@ type Config struct {
 	// MaxPending bounds the requests of this process that wait for an answer: waiting locks, and unlocks that are not yet answered. Locks that
 	// are held don't count. 0: MaxOutstanding.
 	MaxPending int
-	Logger     *slog.Logger // nil: nothing is logged
+	Logger     *slog.Logger // called with locks held: it must neither wait nor call back, see package aside. nil: nothing is logged
 }
 
 // Manager keeps this process's session and its requests. It is safe for concurrent use.
