@@ -42,7 +42,7 @@ type peerConn struct {
 	node  *Node
 	hello wire.Hello
 
-	mu       sync.Mutex // guards the fields below
+	mu       sync.Mutex // guards the fields below; the lead pushes with its own held, so nothing is asked of it under this one
 	conn     *rpc.Conn
 	lead     *lead // what callLead bound this connection to
 	lane     *lane // of lead; its operations
@@ -134,19 +134,24 @@ func (p *peerConn) bind(ctx context.Context, c *rpc.Conn, call leadCall) (leadRe
 		server, addr := p.node.leaderHint()
 		return leadReply{leader: server, addr: addr}, nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.lead != nil && p.lead != l {
+	if !p.belong(c, l) {
 		return leadReply{}, fmt.Errorf("%w: this connection was to a lead that is over", errNotLeading)
 	}
-	if p.lead == nil {
-		p.lane = l.batch.newLane(c.Done())
-	}
-	p.conn, p.lead = c, l
+	// Not with p.mu held: who pushes to the connection holds the lead's and waits for that one. Closed comes only after this call.
 	if !l.whenOver(p, func() { _ = c.Send(msgOver, nil) }) { // an error means that the connection is gone, which says the same
 		return leadReply{}, errNotLeading
 	}
 	return leadReply{leads: true, leader: p.node.serverID(), term: l.term}, nil
+}
+
+// belong makes the connection one to l, for good: it may be asked for again, but another lead takes another connection.
+func (p *peerConn) belong(c *rpc.Conn, l *lead) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lead == nil {
+		p.conn, p.lead, p.lane = c, l, l.batch.newLane(c.Done())
+	}
+	return p.lead == l
 }
 
 // Message takes what the other side's session sends.
