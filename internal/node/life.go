@@ -39,6 +39,7 @@ type life struct {
 	doubting bool   // the leader is being asked whether this process has a seat
 	doubts   chan doubt
 	twinAt   time.Time // when a process with the same identity was last asked
+	seatless sparse    // what the log says of seats that could not be taken
 }
 
 // enlistment is the leader's wish that this process runs Raft.
@@ -265,6 +266,8 @@ func (f *life) start(cluster wire.UUID, bootstrap bool, voters []wire.UUID) erro
 	f.n.setRaftCluster(cluster)
 	g, err := f.n.startGroup(bootstrap, voters, f.memory)
 	if err != nil {
+		f.n.setRaftCluster(wire.UUID{}) // or Raft's streams would be let in that nobody takes
+		f.n.fsm.Store(nil)
 		return fmt.Errorf("raft did not start: %w", err)
 	}
 	f.group, f.booted, f.ledAt = g, bootstrap, time.Now()
@@ -398,7 +401,28 @@ func (f *life) takeSeat(cluster wire.UUID) error {
 	case f.n.resigned.Load():
 		return errors.New("this process is leaving")
 	}
-	return f.start(cluster, false, nil)
+	err := f.start(cluster, false, nil)
+	if err == nil || f.n.failed.Load() || f.n.ctx.Err() != nil { // this member stops, and has said why
+		return err
+	}
+	if f.seatless.due(time.Now(), err.Error()) { // the leader asks again and again
+		f.n.logger.Warn("this process can't take its seat in the Raft group; the leader asks again", "dir", f.n.cfg.Dir, "error", err)
+	}
+	return err
+}
+
+// sparse lets a line of the log through when it says something else than the one before, or that was a minute ago.
+type sparse struct {
+	text string
+	at   time.Time
+}
+
+func (s *sparse) due(now time.Time, text string) bool {
+	if text == s.text && now.Sub(s.at) < time.Minute {
+		return false
+	}
+	s.text, s.at = text, now
+	return true
 }
 
 // propose runs a proposal of the first start where this process leads. What fails is asked for again by the machine.
