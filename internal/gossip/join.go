@@ -82,18 +82,23 @@ func (b *seedBook) note(list []netip.AddrPort, addrs []string) []netip.AddrPort 
 }
 
 // begin picks up to n current seeds and some remembered addresses that are not in skip and not being tried, at random, and notes that they are
-// being tried.
+// being tried. However many seeds do not answer, there is room for remembered addresses.
 func (b *seedBook) begin(n int, skip map[netip.AddrPort]bool) []netip.AddrPort {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return append(b.pick(b.current, n, skip), b.pick(b.old, calmAttempts, skip)...)
+	room := maxAttempts
+	if len(b.old) > 0 {
+		room -= calmAttempts
+	}
+	return append(b.pick(b.current, n, room, skip), b.pick(b.old, calmAttempts, maxAttempts, skip)...)
 }
 
-func (b *seedBook) pick(from []netip.AddrPort, n int, skip map[netip.AddrPort]bool) []netip.AddrPort {
+// pick picks up to n while fewer than room are being tried.
+func (b *seedBook) pick(from []netip.AddrPort, n, room int, skip map[netip.AddrPort]bool) []netip.AddrPort {
 	var picked []netip.AddrPort
 	for _, i := range rand.Perm(len(from)) {
 		ap := from[i]
-		if len(b.inFlight) >= maxAttempts || len(picked) >= n {
+		if len(b.inFlight) >= room || len(picked) >= n {
 			break
 		}
 		if !skip[ap] && !b.inFlight[ap] {

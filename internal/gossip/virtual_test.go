@@ -375,12 +375,7 @@ func TestVirtualRemembered(t *testing.T) {
 		w := newWorld(t, 3)
 		defer w.end()
 		old := []string{"no.longer.there:7950"}
-		for i := range 200 {
-			ip := fmt.Sprintf("10.0.1.%d", i)
-			w.net.Host(ip)
-			w.net.Cut(w.ip(0), ip) // whoever dials it waits
-			old = append(old, ip+":7950")
-		}
+		old = append(old, w.dead(200)...)
 		w.startWith(1, 1, nil)
 		first := w.startAt(0, 1, func(c *Config) {
 			c.Seeds = func(context.Context) ([]string, error) { return w.seeds, nil }
@@ -402,6 +397,40 @@ func TestVirtualRemembered(t *testing.T) {
 		})
 		t.Logf("without seeds after %s", w.after(2*time.Second, states(3, nil), 0))
 	})
+}
+
+// dead are addresses at which nobody is; whoever of the first process dials them waits.
+func (w *world) dead(n int) (addrs []string) {
+	for i := range n {
+		ip := fmt.Sprintf("10.0.1.%d", i)
+		w.net.Host(ip)
+		w.net.Cut(w.ip(0), ip)
+		addrs = append(addrs, ip+":7950")
+	}
+	return addrs
+}
+
+// A process that restarts alone tries seeds and remembered addresses, however many of the others lead nowhere: more than it tries at once.
+func TestVirtualSeedsAndRememberedLeaveEachOtherRoom(t *testing.T) {
+	for name, lists := range map[string]func(dead, right []string) (seeds, remembered []string){
+		"dead seeds":                func(dead, right []string) ([]string, []string) { return dead, right },
+		"dead remembered addresses": func(dead, right []string) ([]string, []string) { return right, dead },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				w := newWorld(t, 2)
+				defer w.end()
+				seeds, remembered := lists(w.dead(maxAttempts+8), w.seeds[1:])
+				w.startAt(0, 3, func(c *Config) {
+					c.Seeds = func(context.Context) ([]string, error) { return seeds, nil }
+					c.Remembered = func() []string { return remembered }
+				})
+				time.Sleep(20 * time.Second) // virtual: there are as many under way as may be
+				w.startWith(1, 1, nil)
+				t.Logf("found after %s", w.after(2*hurryRetry, states(2, nil), 0, 1))
+			})
+		})
+	}
 }
 
 // nowhere is a resolver that knows no name.
