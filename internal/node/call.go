@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/godistlock/distlock/internal/rpc"
@@ -27,7 +28,7 @@ func (noHandler) Closed(*rpc.Conn)                 {}
 func (n *Node) call(ctx context.Context, server wire.UUID, kind uint8, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	c, _, err := n.reach(ctx, server, noHandler{}, detourAfter, nil)
+	c, _, err := n.reach(ctx, server, noHandler{}, detourAfter, nil, new(atomic.Bool))
 	if err != nil {
 		return nil, err
 	}

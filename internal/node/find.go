@@ -34,13 +34,15 @@ func (n *Node) Link(ctx context.Context, sink session.Sink) (session.Link, error
 	began := time.Now()
 	silent := 0 // rounds in a row in which nobody has answered
 	busy := 0   // rounds in which somebody would not listen
+	qs := &questions{n: n, ctx: ctx, sink: sink, late: map[wire.UUID]*question{}}
+	defer qs.end()
 	for round := 0; ; round++ {
 		was := n.situation()
 		if time.Since(began) >= hurryAfter {
 			n.gossip.Hurry()
 		}
 		if n.Open() && n.claimed.Load() { // before, nobody is given a session
-			k, heard, full := n.tryLink(ctx, sink, roundTimeout(silent))
+			k, heard, full := n.tryLink(ctx, qs, roundTimeout(silent))
 			if k != nil {
 				return k, nil
 			}
@@ -109,35 +111,23 @@ func (n *Node) waitRetry(ctx context.Context, was situation, pause time.Duration
 }
 
 // tryLink is one round of looking for the leader. It says whether anybody has answered, and whether somebody had too much to do to listen.
-func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Duration) (link session.Link, heard, full bool) {
+func (n *Node) tryLink(ctx context.Context, qs *questions, timeout time.Duration) (link session.Link, heard, full bool) {
 	if l := n.lead.Load(); l != nil && l.isReady() {
-		if k, ok := newLocalLink(l, sink); ok {
+		if k, ok := newLocalLink(l, qs.sink); ok {
 			return k, true, false
 		}
 	}
-	var answered, overrun atomic.Bool
-	var reached sync.Map // servers
-	lives := make(chan struct{})
-	var told sync.Once // lives is closed: somebody hears the one who leads
-	k, ok := seek(ctx, n, timeout, func(server wire.UUID) bool { _, ok := reached.Load(server); return ok }, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
-		k, hint, err := n.linkTo(ctx, server, sink, timeout/3, lives, func() {
-			reached.Store(server, true)
-			answered.Store(true)
-		})
-		if !hint.IsZero() {
-			told.Do(func() { close(lives) })
-		}
-		if isFull(err) {
-			overrun.Store(true)
-		}
-		return k, k != nil, hint
-	}, (*remoteLink).Close)
+	k, ok := qs.found(), true
+	if k == nil {
+		k, heard, full, ok = n.seekLink(ctx, qs, timeout)
+	}
 	if !ok {
-		return nil, answered.Load(), overrun.Load()
+		return nil, heard, full
 	}
 	n.mu.Lock()
 	n.last, n.lastTerm = k.server, k.term
 	n.mu.Unlock()
+	n.linked.Store(k)
 	n.spawn(func() { n.watchLink(k) }) // ends with the link
 	if !k.via.IsZero() {
 		n.logger.Info("the leader can't be reached directly; its connection goes through another member", "leader", k.name, "via", n.nameOf(k.via))
@@ -146,8 +136,48 @@ func (n *Node) tryLink(ctx context.Context, sink session.Sink, timeout time.Dura
 	return k, true, false
 }
 
+// seekLink is seek for a link.
+func (n *Node) seekLink(ctx context.Context, qs *questions, timeout time.Duration) (k *remoteLink, heard, full, ok bool) {
+	var overrun atomic.Bool
+	var asked, hinted sync.Map // servers: the questions of this round to them; those that others say lead
+	lives := make(chan struct{})
+	var told sync.Once // lives is closed: somebody hears the one who leads
+	reached := func(server wire.UUID) bool {
+		q, ok := asked.Load(server)
+		return ok && q.(*question).reached.Load()
+	}
+	k, ok = seek(ctx, n, timeout, reached, func(ctx context.Context, server wire.UUID) (*remoteLink, bool, wire.UUID) {
+		q := qs.begin(server, timeout, lives)
+		if q == nil {
+			return nil, false, wire.UUID{}
+		}
+		asked.Store(server, q)
+		q, ok := qs.await(ctx, q, func() bool {
+			leader, _ := n.leaderNews()
+			_, named := hinted.Load(server)
+			return named || server == leader
+		})
+		if !ok {
+			return nil, false, wire.UUID{}
+		}
+		if !q.hint.IsZero() {
+			hinted.Store(q.hint, true)
+			told.Do(func() { close(lives) })
+		}
+		if isFull(q.err) {
+			overrun.Store(true)
+		}
+		return q.link, q.link != nil, q.hint
+	}, (*remoteLink).Close)
+	for server := range asked.Range {
+		heard = heard || reached(server.(wire.UUID))
+	}
+	return k, heard, overrun.Load(), ok
+}
+
 // watchLink ends a link whose leader has been succeeded: a leader that is paused would not say so itself.
 func (n *Node) watchLink(k *remoteLink) {
+	defer n.linked.CompareAndSwap(k, nil)
 	for {
 		changed := n.Changed()
 		if leader, term := n.leaderNews(); !leader.IsZero() && leader != k.server && term > k.term {
@@ -287,16 +317,16 @@ func seek[T any](ctx context.Context, n *Node, timeout time.Duration, reached fu
 	return none, false
 }
 
-// linkTo asks one server to be the leader. If it isn't, there is no link, and it may know who is; it takes up to holdFor to find out. It says when
-// the server has been reached, which is before that. An error says that it has not answered.
-func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, detourAfter time.Duration, lives <-chan struct{}, reached func()) (*remoteLink, wire.UUID, error) {
-	k := &remoteLink{server: server, sink: sink, done: make(chan struct{})}
+// linkTo asks the server of q to be the leader. If it isn't, there is no link, and it may know who is; it takes up to holdFor to find out. It notes
+// in q when the server has been reached, which is before that. An error says that it has not answered.
+func (n *Node) linkTo(ctx context.Context, q *question, sink session.Sink, detourAfter time.Duration, lives <-chan struct{}) (*remoteLink, wire.UUID, error) {
+	k := &remoteLink{server: q.server, sink: sink, done: make(chan struct{})}
 	var err error
-	if k.conn, k.via, err = n.reach(ctx, server, k, detourAfter, lives); err != nil {
+	if k.conn, k.via, err = n.reach(ctx, q.server, k, detourAfter, lives, &q.there); err != nil {
 		return nil, wire.UUID{}, err
 	}
 	k.pacer = newPacer(askToPace(k.conn))
-	reached()
+	q.reached.Store(true)
 	n.mu.Lock()
 	call := leadCall{format: wire.Format, over: n.last, term: n.lastTerm}
 	n.mu.Unlock()
@@ -311,7 +341,7 @@ func (n *Node) linkTo(ctx context.Context, server wire.UUID, sink session.Sink, 
 		n.remember(reply.leader, reply.addr)
 		return nil, reply.leader, err
 	}
-	k.term, k.format, k.name = reply.term, reply.format, n.nameOf(server)
+	k.term, k.format, k.name = reply.term, reply.format, n.nameOf(q.server)
 	return k, wire.UUID{}, nil
 }
 

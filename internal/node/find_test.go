@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,7 +106,7 @@ func TestNoHurryToWhoIsGone(t *testing.T) {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		if _, _, err := n.reach(ctx, nobody, noHandler{}, detourAfter, nil); !provesGone(err) {
+		if _, _, err := n.reach(ctx, nobody, noHandler{}, detourAfter, nil, new(atomic.Bool)); !provesGone(err) {
 			t.Errorf("got %v", err)
 		}
 		return time.Since(began)

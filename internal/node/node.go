@@ -90,6 +90,8 @@ type Node struct {
 	handing   atomic.Bool // a leadership transfer is under way: no lead begins
 	muted     atomic.Bool // the disk hangs, and with it Raft's main loop, which may still say that it leads: no lead begins
 
+	linked atomic.Pointer[remoteLink] // the session's way to a leader that is another process, while there is one
+
 	mu          sync.Mutex // guards the fields below
 	ident       raftlog.Identity
 	open        bool          // the cluster is known to have opened

@@ -59,8 +59,11 @@ type way struct {
 // reach opens a connection for calls to a server of the cluster, and says through whom it goes; zero: through nobody. It dials the server, and asks
 // other members for a way to it when that fails or nothing there has answered after detourAfter; the first way that is found counts. A member
 // that is asked dials the server itself, so there is never more than one in between. lives, if not nil, is closed when another member says
-// that it hears the server: before that, most who look for a leader in vain look for one that has died.
-func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detourAfter time.Duration, lives <-chan struct{}) (*rpc.Conn, wire.UUID, error) {
+// that it hears the server: before that, most who look for a leader in vain look for one that has died. there is set once the server's machine has
+// answered: whoever asks it finds it as busy as this process does.
+func (n *Node) reach(
+	ctx context.Context, server wire.UUID, h rpc.Handler, detourAfter time.Duration, lives <-chan struct{}, there *atomic.Bool,
+) (*rpc.Conn, wire.UUID, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	ways := make(chan way, 1+maxDetours)
 	pending := 0
@@ -73,8 +76,7 @@ func (n *Node) reach(ctx context.Context, server wire.UUID, h rpc.Handler, detou
 		cancel()
 		n.dropWays(ways, pending)
 	}()
-	var there atomic.Bool // the server's machine has answered: whoever asks it finds it as busy as this process does
-	try(func() way { return n.dialServer(withConnected(ctx, &there), server) })
+	try(func() way { return n.dialServer(withConnected(ctx, there), server) })
 	detours, known := n.detoursTo(server)
 	w := detourWait{began: time.Now(), after: detourAfter}
 	if known {

@@ -282,7 +282,7 @@ func TestReachOfOneThatIsGone(t *testing.T) {
 	n.detours[nobody] = detour{via: leader.Server(), at: time.Now()}
 	n.mu.Unlock()
 	began := time.Now()
-	c, _, err := n.reach(t.Context(), nobody, noHandler{}, detourAfter, nil)
+	c, _, err := n.reach(t.Context(), nobody, noHandler{}, detourAfter, nil, new(atomic.Bool))
 	if !provesGone(err) || c != nil {
 		t.Errorf("got %v", err)
 	}

@@ -107,9 +107,19 @@ func runsOf(cluster wire.UUID, members []gossip.Member) map[wire.UUID]bool {
 	return runs
 }
 
-// askStanding asks the leader where this process stands.
+// askStanding asks the leader where this process stands. The session's way to it is open mostly: to look for the leader and to dial it once more takes
+// more round trips than some who are far from it have time for.
 func (n *Node) askStanding(ctx context.Context) (standing, error) {
 	server := n.serverID()
+	if k := n.linked.Load(); k != nil {
+		body, err := k.conn.Call(ctx, callStanding, encodeStandingCall(server, n.cfg.Instance))
+		if err == nil {
+			return decodeStanding(body)
+		}
+		if isUnknownCall(err, callStanding) {
+			return standing{}, err
+		}
+	}
 	return ask(ctx, n, func(ctx context.Context, l *lead) (standing, error) {
 		return n.standingOf(ctx, l, server, n.cfg.Instance)
 	}, callStanding, encodeStandingCall(server, n.cfg.Instance), decodeStanding)

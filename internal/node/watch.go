@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/godistlock/distlock/internal/lockerr"
 	"github.com/godistlock/distlock/internal/rpc"
@@ -175,7 +176,7 @@ func (w *watch) subscribeAt(ctx context.Context, s *subscription) (err error) {
 	if s.server, err = w.node.findLeader(ctx); err != nil {
 		return err
 	}
-	conn, via, err := w.node.reach(ctx, s.server, watchHandler{s}, detourAfter, nil)
+	conn, via, err := w.node.reach(ctx, s.server, watchHandler{s}, detourAfter, nil, new(atomic.Bool))
 	if err != nil {
 		return err
 	}
