@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/godistlock/distlock/internal/alloctest"
 	"github.com/godistlock/distlock/internal/hclogx"
 	"github.com/godistlock/distlock/internal/mux"
 	"github.com/godistlock/distlock/internal/raftlog"
@@ -74,6 +76,9 @@ func TestRaftConfig(t *testing.T) {
 	}
 	if !conf.BatchApplyCh || conf.MaxAppendEntries < 256 || conf.MaxAppendEntries > 1024 {
 		t.Errorf("batching: %v, %d entries", conf.BatchApplyCh, conf.MaxAppendEntries)
+	}
+	if conf.MaxAppendEntries > raftlog.MaxEntries || raftfsm.MaxEntry > raftlog.MaxData {
+		t.Error("what a leader sends is refused by those who read it")
 	}
 	if conf.LogOutput != nil || conf.Logger == nil {
 		t.Error("it would log to stderr")
@@ -170,6 +175,22 @@ func TestGarbageForRaft(t *testing.T) {
 			break // it was closed on us, which is the right answer
 		}
 	}
+	alloctest.PaidWith(t, 10, 4<<20, func() { // a time of 4 GiB, in a field that nobody knows, and a member's own work
+		conn, _, err := n.mux.Dial(t.Context(), n.cfg.SelfAddr, wire.KindRaft, n.serverID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("\x00\x81\xa1x\xc9\xff\xff\xff\xff\xff")); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the stream goes on: %v", err)
+		}
+	})
 	if err := l.prove(t.Context()); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}

@@ -111,7 +111,7 @@ func TestStreamOfAStranger(t *testing.T) {
 		if err := errors.Join(near.SetDeadline(limit), far.SetDeadline(limit)); err != nil {
 			t.Fatal(err)
 		}
-		return s.stream(near, wire.UUID{2}, "web-1"), far
+		return s.known(near, wire.UUID{2}, "web-1"), far
 	}
 	buf := make([]byte, 8)
 	reads, readFar := open()

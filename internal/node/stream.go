@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/godistlock/distlock/internal/mux"
+	"github.com/godistlock/distlock/internal/raftlog"
 	"github.com/godistlock/distlock/internal/wire"
 )
 
@@ -55,13 +56,13 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		if err != nil {
 			return nil, err
 		}
-		return s.stream(conn, w.Server, w.Name), nil
+		return raftConn{raftlog.Answers(s.known(conn, w.Server, w.Name))}, nil
 	})
 }
 
-// stream is conn as Raft is given it.
-func (s *streamLayer) stream(conn net.Conn, server wire.UUID, name string) net.Conn {
-	return raftConn{named{conn, func() error { return s.judge(server, name) }}}
+// known is conn as long as its other side may be heard.
+func (s *streamLayer) known(conn net.Conn, server wire.UUID, name string) net.Conn {
+	return named{conn, func() error { return s.judge(server, name) }}
 }
 
 // dialLatest dials target where it is, and anew when it turns out to be elsewhere: an address that is gone may not answer at all, and the
@@ -109,7 +110,7 @@ func (s *streamLayer) Accept() (net.Conn, error) {
 		if !ok {
 			return nil, errStreamsClosed
 		}
-		return s.stream(c, c.Hello().Server, c.Hello().Name), nil
+		return raftConn{raftlog.Requests(s.known(c, c.Hello().Server, c.Hello().Name))}, nil
 	case <-s.done:
 		return nil, errStreamsClosed
 	}
