@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/godistlock/distlock/internal/testport"
 	"github.com/godistlock/distlock/internal/wire"
 )
@@ -90,6 +92,45 @@ func TestWhoIsAskedWaitsForNews(t *testing.T) {
 		if !news && took < holdFor {
 			t.Fatalf("no news after %s: %+v", took, reply)
 		}
+	}
+}
+
+// A vote that is given is no word of the leader before.
+func TestAVoteIsNoNews(t *testing.T) {
+	f := startFleet(t, 3, Hooks{}, Hooks{}, Hooks{})
+	leader, l := f.leader(t)
+	asked, asker := f.others(leader)[0], f.others(leader)[1]
+	over := leader.Server()
+	leader.Close()
+	g := asker.group.Load()
+	id := raft.ServerID(asker.Server().String())
+	vote := raft.RequestVoteRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: []byte(id)},
+		Term:      l.term, LastLogIndex: 1 << 40, LastLogTerm: l.term, LeadershipTransfer: true, // else one that has a leader gives none
+	}
+	done := make(chan struct{})
+	go func() { // ends with done
+		to := asked.Server().String()
+		for tick := time.NewTicker(5 * time.Millisecond); ; {
+			select {
+			case <-tick.C:
+			case <-done:
+				return
+			}
+			vote.Term++
+			var given raft.RequestVoteResponse
+			_ = g.transport.RequestVote(raft.ServerID(to), raft.ServerAddress(to), &vote, &given)
+		}
+	}()
+	defer close(done)
+	began := time.Now()
+	call := leadCall{format: wire.Format, over: over, term: l.term}
+	body, err := asker.callAddr(t.Context(), asked.cfg.Addr, asked.Server(), callLead, call.encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := decodeLeadReply(body); err != nil || reply.leader == over && time.Since(began) < holdFor {
+		t.Errorf("after %s: %+v, %v", time.Since(began), reply, err)
 	}
 }
 

@@ -40,7 +40,7 @@ func (n *Node) awaitNews(ctx context.Context, over wire.UUID, term uint64) *lead
 				n.telling.wait(ctx)
 			}
 			return nil
-		case g.raft.LastContact().After(asked):
+		case g.raft.LastContact().After(asked) && g.raft.CurrentTerm() <= term: // to give a vote, of a later term, is a contact too
 			return nil
 		}
 		select {
