@@ -375,10 +375,14 @@ func (m *member) bury() {
 	<-m.dead
 }
 
-// stop pauses the member's process until cont.
+// stop pauses the member's process until cont. It does nothing any more when stop returns.
 func (m *member) stop() instant {
+	m.fleet.t.Helper()
 	at := m.fleet.stopped(m)
 	m.signal(syscall.SIGSTOP)
+	if err := awaitStopped(m.cmd.Process.Pid); err != nil {
+		m.fleet.t.Fatalf("%s does not stop: %v", m.id, err)
+	}
 	return at
 }
 
