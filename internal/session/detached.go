@@ -20,6 +20,7 @@ type detached struct {
 	sent  time.Duration // on cfg.Clock, before the first copy of it was
 	nth   uint64        // its Nth; 0: none was sent, since nobody has taken the grant
 	noted uint64        // the greatest Nth that was answered
+	until time.Duration // on cfg.Clock: to where the orders reach of which any may be the leader's. It keeps the grant so long, and may for longer
 }
 
 // lifetime is what a detached grant has from when it is taken.
@@ -41,12 +42,13 @@ func (d *detached) op(seq uint64) wire.Op {
 // orderTimeLocked sets a detached grant's time to ttl, and returns the order's number. Until it is answered either time may be the
 // leader's.
 func (m *Manager) orderTimeLocked(g *Grant, ttl, now time.Duration) uint64 {
-	d, deadline := g.more.detached, now+reliable(ttl)
+	d, deadline, until := g.more.detached, now+reliable(ttl), now+ttl
 	d.time, d.sent = ttl, now
 	d.nth++
 	if d.nth > 1 {
-		deadline = min(deadline, g.more.deadline)
+		deadline, until = min(deadline, g.more.deadline), min(until, d.until)
 	}
+	d.until = until
 	m.timeLocked(g, deadline)
 	if g.state == held && m.link != nil { // else it goes out later
 		m.queueLocked(d.op(g.seq))
@@ -57,9 +59,24 @@ func (m *Manager) orderTimeLocked(g *Grant, ttl, now time.Duration) uint64 {
 // notedTimeLocked: the leader counts the last time from some moment after it was sent.
 func (m *Manager) notedTimeLocked(g *Grant) {
 	d := g.more.detached
-	d.noted = d.nth
-	if g.isHeld() {
+	switch {
+	case g.isHeld():
+		d.noted, d.until = d.nth, d.sent+d.time
 		m.timeLocked(g, d.sent+reliable(d.time))
+	case g.state == lapsed:
+		m.finishedLocked(g, nil)
+	}
+}
+
+// lapsedLocked: the time of g is up here. By the last order that was answered the leader ends it too, soon. It may have taken one that was
+// not answered: then its caller was told that the grant is lost, and nobody would end it for as long as that order says. So it is replaced
+// by one for what was left of the time before.
+func (m *Manager) lapsedLocked(g *Grant, now time.Duration) {
+	g.state = lapsed
+	if d := g.more.detached; d.noted < d.nth {
+		d.time, d.sent = max(d.until-now, time.Millisecond), now
+		d.nth++
+		m.enqueueLocked(g)
 	}
 }
 
@@ -73,8 +90,12 @@ func (m *Manager) outlivesLocked(g *Grant, lost uint64) bool {
 	switch {
 	case g.state == resuming:
 		return true
-	case !g.sent, g.state == lapsed, g.state == finishing && g.confirm: // what is revoked does end
+	case !g.sent, g.state == finishing && g.confirm: // what is revoked does end
 		return false
+	case g.state == lapsed && d.noted == d.nth:
+		return false
+	case g.state == lapsed:
+		d.then = lapsed
 	case g.state == held:
 		d.then = held
 	case g.state == finishing && !d.again:
@@ -92,9 +113,12 @@ func (m *Manager) outlivesLocked(g *Grant, lost uint64) bool {
 // resumedLocked: the grant of an earlier session is there, and that of g now.
 func (m *Manager) resumedLocked(g *Grant) {
 	d := g.more.detached
-	g.state = d.then
-	if d.then == waiting { // for its caller it was never granted
+	switch g.state = d.then; d.then {
+	case waiting: // for its caller it was never granted
 		g.state, d.again = finishing, true
+	case lapsed:
+		m.lapsedLocked(g, m.cfg.Clock.Now())
+		return
 	}
 	m.enqueueLocked(g)
 }

@@ -246,6 +246,114 @@ func TestDetachedExtend(t *testing.T) {
 	})
 }
 
+// Done closes before an Extend is answered, so its caller is told that the lock is lost: then the cluster keeps the key for what was left
+// of the time before, not for the one that nobody relies on.
+func TestLateExtendOfDetached(t *testing.T) {
+	for _, when := range []struct {
+		name    string
+		deaf    bool          // the leader takes the order, and its answers don't arrive
+		away    bool          // there is no leader, or no way to it
+		session bool          // the session is lost meanwhile
+		at      time.Duration // when Extend is called
+		back    time.Duration // when all works again; 0: nobody sees to that
+	}{
+		{"no leader", false, true, false, 8*ttl - ttl/10, 8*ttl + ttl/10},
+		{"no leader for long", false, true, false, 8*ttl - ttl/10, 8*ttl + ttl/2},
+		{"answer lost", true, false, false, 8*ttl - ttl/10, 0},
+		{"answer lost, and then the leader", true, true, false, 8*ttl - ttl/10, 8*ttl + ttl/2},
+		{"session lost after the time", true, false, true, 8*ttl - ttl/10, 9*ttl + ttl/2},
+		{"session lost before the time", true, false, true, 6 * ttl, 9*ttl + ttl/2},
+		{"session lost, nothing sent", false, true, true, 6 * ttl, 9*ttl + ttl/2},
+		{"back after all times", true, false, true, 6 * ttl, 11 * ttl},
+	} {
+		t.Run(when.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cluster) {
+				a, b := c.member("a", ttl), c.member("b", 100*ttl)
+				defer a.Close()
+				defer b.Close()
+				g := ask(t, a, detach(10*ttl, of("k")))
+				began := time.Now()
+				next := expectNext(t, c, b, g)
+				time.Sleep(when.at)
+				if when.deaf {
+					c.mu.Lock()
+					c.sinks[a.Session()].deaf = true
+					c.mu.Unlock()
+				} else if !when.session {
+					c.depose(false)
+				}
+				back := func() {}
+				if when.session && when.away {
+					back = c.cutOff(a)
+				}
+				lost := make(chan error, 1)
+				go func() { lost <- g.Extend(bg, 1000*ttl) }()
+				synctest.Wait()
+				switch {
+				case when.deaf && when.away:
+					c.depose(false)
+				case when.deaf && when.session:
+					back = c.cutOff(a)
+				}
+				if when.back > 0 {
+					time.Sleep(when.back - time.Since(began))
+					if when.session != (a.Losses() > 0) {
+						t.Error("sessions lost:", a.Losses())
+					}
+					if when.away && !when.session {
+						c.elect()
+					}
+					back()
+				}
+				wantErr(t, <-lost, lockerr.ErrNotHeld, lockerr.ErrExpired)
+				(<-next).Release(bg)
+				if d := time.Since(began); d < 10*ttl || d > max(11*ttl, when.back+ttl/2) {
+					t.Error("granted to the next after", d)
+				}
+				wantNothingLeft(t, c, a, b)
+			})
+		})
+	}
+}
+
+// A TTL is told to the leader by the first order. When that is lost with the session the cluster would keep the key for all of Detached.
+func TestFirstTimeOfDetachedIsLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		a, b := c.member("a", ttl), c.member("b", 100*ttl)
+		defer a.Close()
+		defer b.Close()
+		held := mustLock(t, b, "k")
+		got := make(chan *Grant, 1)
+		r := detach(1000*ttl, of("k"))
+		r.TTL = ttl / 2
+		go func() { got <- ask(t, a, r) }()
+		synctest.Wait()
+		link := a.Session()
+		c.mu.Lock()
+		c.granting = func(_ string, session, _ uint64) {
+			if session == link {
+				c.sinks[link].hung = true // the grant arrives, the order does not
+			}
+		}
+		c.mu.Unlock()
+		held.Release(bg)
+		g := <-got
+		began := time.Now()
+		next := expectNext(t, c, b, g)
+		back := c.cutOff(a)
+		time.Sleep(2 * ttl)
+		if g.Err() != lockerr.ErrExpired || a.Losses() != 1 {
+			t.Error(g.Err(), a.Losses())
+		}
+		back()
+		(<-next).Release(bg)
+		if d := time.Since(began); d > 3*ttl {
+			t.Error("granted to the next after", d)
+		}
+		wantNothingLeft(t, c, a, b)
+	})
+}
+
 // Leaving closes Done; the grant lives on by its handle, and the next process of that name may adopt it.
 func TestDetachedOutlivesProcess(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {

@@ -63,7 +63,7 @@ func (m *Manager) expireLocked(now time.Duration) {
 			g.expire = true
 			m.enqueueLocked(g)
 		case g.state == finishing:
-			g.state = lapsed
+			m.lapsedLocked(g, now)
 		default: // resuming
 			g.more.detached.then = lapsed
 		}
