@@ -78,8 +78,6 @@ func (m *Manager) loseLocked(why string) {
 		switch {
 		case m.outlivesLocked(g, lost):
 			again = append(again, g)
-		case g.state == lapsed:
-			m.finishedLocked(g, nil)
 		case g.state == finishing:
 			m.failLocked(g, fmt.Errorf("%s: %w", g.what(), lockerr.ErrSessionLost))
 		case g.errand != toLock && g.sent:

@@ -68,16 +68,19 @@ func (m *Manager) notedTimeLocked(g *Grant) {
 	}
 }
 
-// lapsedLocked: the time of g is up here. By the last order that was answered the leader ends it too, soon. It may have taken one that was
-// not answered: then its caller was told that the grant is lost, and nobody would end it for as long as that order says. So it is replaced
-// by one for what was left of the time before.
+// lapsedLocked: the time of g is up here. By the last order that was answered the leader ends it too, soon, and nothing more is to be done:
+// hours may pass until then. It may have taken one that was not answered: then its caller was told that the grant is lost, and nobody would
+// end it for as long as that order says. So it is replaced by one for what was left of the time before.
 func (m *Manager) lapsedLocked(g *Grant, now time.Duration) {
-	g.state = lapsed
-	if d := g.more.detached; d.noted < d.nth {
-		d.time, d.sent = max(d.until-now, time.Millisecond), now
-		d.nth++
-		m.enqueueLocked(g)
+	d := g.more.detached
+	if d.noted == d.nth {
+		m.finishedLocked(g, nil)
+		return
 	}
+	g.state = lapsed
+	d.time, d.sent = max(d.until-now, time.Millisecond), now
+	d.nth++
+	m.enqueueLocked(g)
 }
 
 // outlivesLocked: the session lost ends. It says whether g, or a grant that nobody here has heard of, may outlive it; then g is to be
@@ -91,8 +94,6 @@ func (m *Manager) outlivesLocked(g *Grant, lost uint64) bool {
 	case g.state == resuming:
 		return true
 	case !g.sent, g.state == finishing && g.confirm: // what is revoked does end
-		return false
-	case g.state == lapsed && d.noted == d.nth:
 		return false
 	case g.state == lapsed:
 		d.then = lapsed

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/godistlock/distlock/internal/lockerr"
+	"github.com/godistlock/distlock/internal/wire"
 )
 
 func detach(d time.Duration, r Request) Request {
@@ -314,6 +315,45 @@ func TestLateExtendOfDetached(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The time of a grant is up while it is asked whether it is still there: what the answer says of it changes nothing, but it is confirmed if
+// it was revoked.
+func TestDetachedLapsesWhileResuming(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		a, b := c.member("a", ttl), c.member("b", 100*ttl)
+		defer a.Close()
+		defer b.Close()
+		for _, revoked := range []bool{false, true} {
+			g := ask(t, a, detach(10*ttl, of("k")))
+			began := time.Now()
+			time.Sleep(ttl)
+			a.mu.Lock()
+			g.state, g.more.detached.then = resuming, held // as if it had been sent, and taken up, and the answer were on its way
+			a.mu.Unlock()
+			<-g.Done()
+			if n := g.m.Held(); n != 0 {
+				t.Error("held:", n)
+			}
+			if revoked {
+				if err := b.Force(bg, "k"); err != nil {
+					t.Error(err)
+				}
+			} else {
+				(&sink{m: a}).Outcomes(a.Session(), []wire.Outcome{{Kind: wire.OutGranted, Seq: g.seq, Fence: g.Fence()}})
+			}
+			a.mu.Lock()
+			if g.state != over || len(a.reqs) > 0 && !revoked {
+				t.Error("it is kept, in state", g.state)
+			}
+			a.mu.Unlock()
+			mustLock(t, b, "k").Release(bg)
+			if d := time.Since(began); revoked && d > 9*ttl || !revoked && d < 10*ttl {
+				t.Error("granted to the next after", d)
+			}
+		}
+		wantNothingLeft(t, c, a, b)
+	})
 }
 
 // A TTL is told to the leader by the first order. When that is lost with the session the cluster would keep the key for all of Detached.

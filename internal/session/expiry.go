@@ -58,14 +58,16 @@ func (m *Manager) expireLocked(now time.Duration) {
 	for len(m.times) > 0 && m.times[0].more.deadline <= now {
 		g := m.times[0]
 		m.overLocked(g, lockerr.ErrExpired) // takes it out of m.times
-		switch {
-		case g.more.detached == nil:
+		switch d := g.more.detached; {
+		case d == nil:
 			g.expire = true
 			m.enqueueLocked(g)
 		case g.state == finishing:
 			m.lapsedLocked(g, now)
+		case m.session == 0 && d.noted == d.nth: // resuming, and it need not be asked for any more
+			m.finishedLocked(g, nil)
 		default: // resuming
-			g.more.detached.then = lapsed
+			d.then = lapsed
 		}
 	}
 }

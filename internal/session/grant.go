@@ -18,7 +18,7 @@ const (
 	held                   // returned to the caller; Done is open
 	finishing              // OpFinish stands for it: a release, a cancel, or the end of a grant that was revoked or expired
 	resuming               // detached, and an earlier session's: asked whether it is still there; see detached.then
-	lapsed                 // detached, and its time is up here: the leader ends it by its own clock
+	lapsed                 // detached, and its time is up here: once the leader has the right one it ends it by its own clock
 	over                   // it is in no map any more
 )
 

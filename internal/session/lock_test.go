@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -414,6 +415,57 @@ func TestPendingIsBounded(t *testing.T) {
 		lock()
 	}
 	refused()
+}
+
+// A detached lock whose time is up is nobody's call: the leader ends it later, by its own clock, and the process needn't hear of it.
+func TestPendingIsBoundedBesideDetached(t *testing.T) {
+	const most = 3
+	inBubble(t, func(t *testing.T, c *cluster) {
+		cfg := c.config("a", ttl)
+		cfg.MaxPending = most
+		a, err := Open(bg, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := c.member("b", 100*ttl)
+		defer a.Close()
+		defer b.Close()
+		for _, session := range []bool{true, false} {
+			var detached []*Grant
+			for i := range most {
+				detached = append(detached, ask(t, a, detach(10*ttl, of(fmt.Sprint("k", i)))))
+			}
+			back := func() {}
+			time.Sleep(7 * ttl)
+			if !session {
+				back = c.cutOff(a)
+			}
+			time.Sleep(2 * ttl)
+			for _, g := range detached {
+				if g.Err() != lockerr.ErrExpired {
+					t.Fatal(g.Err())
+				}
+			}
+			short, cancel := context.WithTimeout(bg, ttl/10)
+			if g, err := a.Acquire(short, "free", false); session && err == nil {
+				g.Release(bg)
+			} else if session || !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(session, err)
+			}
+			cancel()
+			if _, err := b.Acquire(bg, "k0", true); !errors.Is(err, lockerr.ErrHeld) {
+				t.Error("the leader's time is not up:", err)
+			}
+			began := time.Now()
+			if err := b.Force(bg, "k0"); err != nil || time.Since(began) > ttl/10 { // the process confirms what it has forgotten
+				t.Error("force:", err, time.Since(began))
+			}
+			back()
+			mustLock(t, b, "k1").Release(bg)
+			mustLock(t, b, "k2").Release(bg)
+		}
+		wantNothingLeft(t, c, a, b)
+	})
 }
 
 func TestPendingByDefault(t *testing.T) {

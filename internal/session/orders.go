@@ -45,7 +45,7 @@ func (g *Grant) appendOrders(ops []wire.Op) []wire.Op {
 	if x.down && g.state == held {
 		ops = append(ops, g.downgrade())
 	}
-	if d := x.detached; d != nil && (d.noted < d.nth || g.state == lapsed) { // of one that lapsed: is it still there?
+	if d := x.detached; d != nil && d.noted < d.nth {
 		ops = append(ops, d.op(g.seq))
 	}
 	return ops

@@ -127,6 +127,8 @@ func (m *Manager) revokedLocked(g *Grant, why error) {
 	case lapsed:
 		g.state, g.confirm = finishing, true
 		m.enqueueLocked(g)
+	case over: // its time was up while it was asked for
+		m.confirmLocked(g.seq)
 	case waiting, granted:
 		switch g.errand {
 		case toForce, toRelease:
