@@ -218,10 +218,12 @@ func (p *peerConn) taken() bool {
 
 // Outcomes pushes to the session's owner.
 func (p *peerConn) Outcomes(id uint64, outs []wire.Outcome) {
-	w := wire.NewWriter()
-	w.Uint(id)
-	wire.EncodeOutcomes(w, outs)
-	p.send(msgOutcomes, w.Bytes())
+	for part := range pushes(outs) {
+		w := wire.NewWriter()
+		w.Uint(id)
+		wire.EncodeOutcomes(w, part)
+		p.send(msgOutcomes, w.Bytes())
+	}
 }
 
 // Renewed pushes the answer to a renewal.
@@ -237,8 +239,11 @@ func (p *peerConn) send(kind uint8, body []byte) {
 	p.mu.Lock()
 	c := p.conn
 	p.mu.Unlock()
-	if c != nil {
-		_ = c.Send(kind, body) // fails only with the connection, and then the other side asks again
+	if c == nil {
+		return
+	}
+	if err := c.Send(kind, body); err != nil {
+		c.Fail(err) // if it is not broken already: the other side asks again on the next, and would wait on this one
 	}
 }
 
