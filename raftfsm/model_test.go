@@ -137,8 +137,11 @@ func (m *model) op(id uint64, ses *modelSession, o wire.Op) {
 	case wire.OpAcquire, wire.OpForce, wire.OpRequest, wire.OpRelease, wire.OpAdopt:
 		ses.seen[o.Seq] = true
 		if !fresh {
-			if r != nil {
+			switch {
+			case r != nil:
 				m.repeat(r)
+			case o.Kind == wire.OpRequest && o.Ask.Only:
+				m.tell(id, wire.Outcome{Kind: wire.OutFailed, Seq: o.Seq, Code: wire.CodeNotHeld, Text: notThere})
 			}
 			return
 		}
@@ -207,7 +210,7 @@ func (m *model) ask(r *modelRequest, a wire.Ask, try bool) {
 			}
 		}
 		if a.Only {
-			m.fail(r, wire.CodeNotHeld, "somebody ended it, or its time was up, while its process had no session")
+			m.fail(r, wire.CodeNotHeld, notThere)
 			return
 		}
 	}

@@ -52,7 +52,8 @@ func (m *machine) op(ses *session, o *wire.Op) {
 }
 
 // begin says whether o begins a request. Of a request that lives it repeats the answer; of one that is finished it says nothing:
-// a copy that comes late must neither get a second grant nor be taken for a new request.
+// a copy that comes late must neither get a second grant nor be taken for a new request. But what an Only asks for may have been taken up and
+// then ended by its time, and its process have heard of neither: it would ask for ever.
 func (m *machine) begin(ses *session, o *wire.Op) bool {
 	if o.Seq < ses.next {
 		if r := m.request(ses.id, o.Seq); r != nil {
@@ -60,6 +61,9 @@ func (m *machine) begin(ses *session, o *wire.Op) bool {
 			return false
 		}
 		if !m.inGap(ses, o.Seq) {
+			if o.Kind == wire.OpRequest && o.Ask.Only {
+				m.tell(ses.id, wire.Outcome{Kind: wire.OutFailed, Seq: o.Seq, Code: wire.CodeNotHeld, Text: notThere})
+			}
 			return false
 		}
 	}
@@ -170,7 +174,7 @@ func (m *machine) ask(ses *session, o *wire.Op) {
 			return
 		}
 		if a.Only {
-			m.refuse(ses, o, wire.CodeNotHeld, "somebody ended it, or its time was up, while its process had no session")
+			m.refuse(ses, o, wire.CodeNotHeld, notThere)
 			return
 		}
 	}
@@ -252,7 +256,10 @@ func (m *machine) blockedAt(r *request) string {
 	return ""
 }
 
-const fencesUsedUp = "all fences below 2^53 are used up"
+const (
+	fencesUsedUp = "all fences below 2^53 are used up"
+	notThere     = "somebody ended it, or its time was up, while its process had no session"
+)
 
 var (
 	tooManyInUse   = fmt.Sprintf("%d requests of one session (MaxRequests)", MaxRequests)

@@ -582,3 +582,64 @@ func TestDetachedGrantedUnseen(t *testing.T) {
 		wantNothingLeft(t, c, a, b)
 	})
 }
+
+// The grant of an earlier session is taken up, the answer is lost, and its time is up before it is asked for again: whoever locks or unlocks
+// it has an answer.
+func TestDetachedTakenUpUnseen(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		a, b := c.member("a", ttl), c.member("b", 100*ttl)
+		defer a.Close()
+		defer b.Close()
+		for _, unlock := range []bool{false, true} {
+			var back func()
+			ended := make(chan error, 1)
+			if unlock {
+				g := ask(t, a, detach(5*ttl, of("k")))
+				back = c.cutOff(a)
+				time.Sleep(2 * ttl)
+				go func() { ended <- g.Release(bg) }()
+			} else {
+				held := mustLock(t, b, "k")
+				go func() {
+					g, err := a.Lock(bg, detach(5*ttl, of("k")))
+					if err == nil {
+						err = g.Release(bg)
+					}
+					ended <- err
+				}()
+				synctest.Wait()
+				back = c.cutOff(a)
+				held.Release(bg) // a is granted, and does not hear of it
+				time.Sleep(2 * ttl)
+			}
+			var left time.Duration
+			c.mu.Lock()
+			for _, f := range c.timers {
+				left = time.Until(f.end)
+			}
+			c.cuts = []int{5, 1, 1, 1, 1} // creation and answer, attachment, request, and instead of its answer; then none works until its time is up
+			c.mu.Unlock()
+			time.Sleep(left - ttl/10)
+			back()
+			synctest.Wait()
+			if holders := c.holders("k"); len(holders) != 1 || holders[0].Session != a.Session() || holders[0].Session == 0 {
+				t.Error("not taken up:", holders)
+			}
+			time.Sleep(ttl/10 + time.Millisecond)
+			if holders := c.holders("k"); len(holders) > 0 || a.Session() == 0 || a.Ready() {
+				t.Error("its time is not up, or it has been asked for again:", holders)
+			}
+			select {
+			case err := <-ended:
+				if unlock {
+					wantErr(t, err, lockerr.ErrNotHeld, lockerr.ErrSessionLost)
+				} else if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(10 * ttl):
+				t.Fatal("no answer, unlock:", unlock)
+			}
+		}
+		wantNothingLeft(t, c, a, b)
+	})
+}

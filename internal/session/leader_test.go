@@ -584,6 +584,16 @@ func (c *cluster) leftovers() string {
 	return all
 }
 
+// holders is who has key.
+func (c *cluster) holders(key string) []raftfsm.GrantInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.fsm.View().Locks(key, "", 1) {
+		return l.Holders
+	}
+	return nil
+}
+
 func (c *cluster) granted() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

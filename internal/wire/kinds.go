@@ -28,7 +28,8 @@ const (
 
 // Operations since format 2. See OpKind.
 const (
-	// OpRequest is OpAcquire of any kind: its Ask says of which. A copy meets its own record, as OpAcquire's does.
+	// OpRequest is OpAcquire of any kind: its Ask says of which. A copy meets its own record, as OpAcquire's does; with Only a copy of a finished
+	// one is answered too, by OutFailed with CodeNotHeld.
 	OpRequest OpKind = 6
 	// OpExpire is OpFinish for a grant whose TTL has passed, said by its holder's side: it counts as an expiry, and a cooldown runs.
 	// Answer: OutEnded.
