@@ -98,7 +98,7 @@ func TestDiscoverThatHangs(t *testing.T) {
 		Peers:    []string{"shop.internal:7950"},
 		Discover: func(context.Context) ([]string, error) { <-release; return nil, nil },
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	got, err := seeds(s, cutShort{names})(ctx)
 	if !slices.Equal(got, []string{"10.0.0.1:7950"}) {
