@@ -10,6 +10,18 @@ import (
 // What must not cost the majority: a voter that leaves when nothing is safe, a standby that is dead and not yet known to be, members whom the
 // leader can't reach.
 
+// standby is a running member that is one by its own log.
+func (w *world) standby() *member {
+	w.t.Helper()
+	for _, m := range w.running() {
+		if m.cluster().Status().Role == Standby {
+			return m
+		}
+	}
+	w.fatalf("no standby")
+	return nil
+}
+
 // The only voter leaves only when another has its seat, in memory and on disk: the standbys have the log, and what is held stays held.
 func TestVirtualTheOnlyVoterIsReplacedFirst(t *testing.T) {
 	for _, disk := range []bool{false, true} {
@@ -83,12 +95,7 @@ func TestVirtualADeadStandbyGetsNoSeat(t *testing.T) {
 		w.add(4)
 		w.start()
 		w.haveRoles(30*time.Second, 3, 1, 0)
-		var standby *member
-		for _, m := range w.running() {
-			if m.cluster().Status().Role == Standby {
-				standby = m
-			}
-		}
+		standby := w.standby()
 		var lost *member
 		for _, m := range w.others(w.leader()) {
 			if m != standby {
@@ -111,12 +118,7 @@ func TestVirtualAStandbyThatTheLeaderCannotReach(t *testing.T) {
 		w.start()
 		w.haveRoles(30*time.Second, 3, 1, 0)
 		w.within(10*time.Second, "the log has the leaving slot", func() bool { return w.leader().cluster().node.HasSlot() })
-		var standby *member
-		for _, m := range w.running() {
-			if m.cluster().Status().Role == Standby {
-				standby = m
-			}
-		}
+		standby := w.standby()
 		leader := w.leader()
 		w.net.Cut(leader.ip, standby.ip)
 		for range 400 { // more than it may lack

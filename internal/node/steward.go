@@ -32,10 +32,10 @@ const (
 // steward keeps the Raft group in shape while l lasts: it asks the planner for the next change and makes it, and ends the silence of a
 // cluster that began with one.
 func (n *Node) steward(l *lead) {
-	ctx, over := context.WithCancel(n.ctx) // what others are asked ends with the lead: who hands it over waits for this goroutine
-	defer over()
-	defer l.withdraw(&over)
-	if !l.whenOver(&over, over) {
+	ctx, end := context.WithCancel(n.ctx) // what others are asked ends with the lead: who hands it over waits for this goroutine
+	defer end()
+	defer l.withdraw(&end)
+	if !l.whenOver(&end, end) {
 		return
 	}
 	began := time.Now()
@@ -56,7 +56,9 @@ func (n *Node) steward(l *lead) {
 			}
 		}
 		l.checkFormat()
-		if err := errors.Join(n.endStay(ctx, l), n.tendNames(ctx, l), n.tend(ctx, l), n.rouse(ctx, l)); err != nil && !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, errNotLeading) {
+		err := errors.Join(n.endStay(ctx, l), n.tendNames(ctx, l), n.tend(ctx, l), n.rouse(ctx, l))
+		over := ctx.Err() != nil || errors.Is(err, raft.ErrNotLeader) || errors.Is(err, errNotLeading) // the next leader tries it
+		if err != nil && !over {
 			n.logger.Info("the Raft group is not changed yet; it is tried again", "error", err)
 		}
 	}
@@ -182,8 +184,7 @@ func (l *lead) shun(server wire.UUID) {
 func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster.View {
 	state := l.group.fsm.View()
 	v := roster.View{Index: index, Voters: state.Voters(), Standbys: standbys, Leader: n.serverID(), Dead: make(map[wire.UUID]bool)}
-	inConf := make(map[wire.UUID]bool)
-	nonvoter := make(map[wire.UUID]bool)
+	seats := make(map[wire.UUID]roster.Suffrage)
 	unnamed := make(map[wire.UUID]bool) // nonvoters that can't be given a vote yet
 	for _, s := range conf.Servers {
 		id, err := wire.ParseUUID(string(s.ID))
@@ -195,10 +196,8 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 			suffrage = roster.Voter
 		}
 		v.Config = append(v.Config, roster.Server{ID: id, Suffrage: suffrage})
-		inConf[id] = true
-		if suffrage == roster.Nonvoter {
-			nonvoter[id], unnamed[id] = true, n.unnamed(l, id)
-		}
+		seats[id] = suffrage
+		unnamed[id] = suffrage == roster.Nonvoter && n.unnamed(l, id)
 	}
 	for _, dead := range state.Dead() {
 		v.Dead[dead] = true
@@ -216,14 +215,14 @@ func (n *Node) rosterView(l *lead, conf raft.Configuration, index uint64) roster
 		}
 		alive, silent := lives(m), l.silentFor(m.Server, now)
 		// A nonvoter that others hear, and this leader does not, is of no use; it is taken in again when it answers.
-		unreached := nonvoter[m.Server] && silent >= lostAfter
+		unreached := seats[m.Server] == roster.Nonvoter && silent >= lostAfter
 		v.Members = append(v.Members, roster.Candidate{
 			Server: m.Server, Name: m.Name,
 			Alive:    alive,
-			MayVote:  m.MayVote && !unreached && (inConf[m.Server] || l.shunned[m.Server].Before(now)),
+			MayVote:  m.MayVote && !unreached && (seats[m.Server] != 0 || l.shunned[m.Server].Before(now)),
 			Durable:  m.Durable,
 			Leaving:  m.Leaving || l.isLeavingLocked(m),
-			Lost:     !alive && inConf[m.Server] && silent >= lostAfter,
+			Lost:     !alive && seats[m.Server] != 0 && silent >= lostAfter,
 			CaughtUp: silent <= heardWithin && l.hasLog(m.Server) && !unnamed[m.Server], // gossip hears of the dead for seconds
 			Format:   max(m.Format, 1),
 			Since:    seniority(m),

@@ -49,8 +49,9 @@ func (c *walked) Read(p []byte) (int, error) {
 
 type accepted struct{ walked }
 
-// Write is Raft's answer to the last request that it has been handed, and it reads the next one afterwards. A snapshot that is refused for its header is answered before its body is read, and
-// Raft would take the body, which nobody looks at, for requests: the stream ends with that answer. Raft's own leaders end it there anyway.
+// Write is Raft's answer to the last request that it has been handed, and it reads the next one afterwards. A snapshot that is refused for its
+// header is answered before its body is read, and Raft would take the body, which nobody looks at, for requests: the stream ends with that
+// answer. Raft's own leaders end it there anyway.
 func (c *accepted) Write(p []byte) (int, error) {
 	if c.walker.pending > 0 {
 		c.over = io.EOF
