@@ -338,10 +338,17 @@ func TestVirtualFirstStartManyCrashes(t *testing.T) {
 					pauseFor(w.rng, 100*time.Millisecond)
 					m.begin()
 				}
-				time.Sleep(3 * time.Minute)
+				unready := func(m *member) bool { c := m.cluster(); return c == nil || !c.Status().Ready }
+				for range 4 { // not all of them once everybody is in
+					time.Sleep(20 * time.Second)
+					if !slices.ContainsFunc(w.members, unready) {
+						break
+					}
+				}
+				time.Sleep(20 * time.Second) // two clusters would show
 				ready, reasons := 0, 0
 				for _, m := range w.members {
-					if c := m.cluster(); c != nil && c.Status().Ready {
+					if !unready(m) {
 						ready++
 						continue
 					}

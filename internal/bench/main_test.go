@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 func TestRun(t *testing.T) {
 	dir, profiles := t.TempDir(), t.TempDir()
 	o, err := parse([]string{
-		"-callers", "4,256", "-measure", "400ms", "-warm", "50ms", "-kills", "1", "-starts", "2", "-idle", "100ms", "-keys", "2000",
+		"-callers", "16", "-measure", "200ms", "-warm", "50ms", "-kills", "1", "-starts", "2", "-idle", "100ms", "-keys", "2000",
 		"-sizes", "3", "-swarm", "10", "-held", "30", "-settle", "10ms", "-flooders", "64", "-rounds", "1",
 		"-dir", dir, "-profile", profiles,
 	}, t.Output())
@@ -54,11 +54,11 @@ func TestRun(t *testing.T) {
 		}
 	}
 	want := map[string]int{
-		"Lock and Unlock": 1 + 2*2*2, "From SIGKILL of the leader to the next grant": 1 + 2, "One process alone": 1 + 1,
+		"Lock and Unlock": 1 + 2*2, "From SIGKILL of the leader to the next grant": 1 + 2, "One process alone": 1 + 1,
 		"Heap of a cluster in memory before, with and after 2,000 keys": 1 + 3,
-		"Lock and Unlock of each kind, in memory, taken by a follower":  1 + 2*len(kinds),
+		"Lock and Unlock of each kind, in memory, taken by a follower":  1 + len(kinds),
 		"A fleet comes together": 1 + 2, "A fleet idles for 100ms": 1 + 2*2, "The leader of a fleet is killed": 1 + 2,
-		"Two members of 4 callers beside a third of 64": 1 + 2*3*2, "With a secret and without, medians of rounds by turns": 1 + 2*2*2,
+		"Two members of 4 callers beside a third of 64": 1 + 2*3*2, "With a secret and without, medians of rounds by turns": 1 + 2*2,
 	}
 	for title, rows := range want {
 		if tables[title] != rows {
@@ -68,7 +68,7 @@ func TestRun(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if left, err := os.ReadDir(profiles); err != nil || len(left) != 3*3*3*2*2*2+3*(3+7+7) { // of throughput, twice of secret, and of those of the fleet who live
+	if left, err := os.ReadDir(profiles); err != nil || len(left) != 3*3*3*2*2+3*(3+7+7) { // of throughput, twice of secret, and of those of the fleet who live
 		t.Errorf("%d profiles, %v", len(left), err)
 	}
 }
