@@ -339,7 +339,7 @@ func TestVirtualFirstStartManyCrashes(t *testing.T) {
 					m.begin()
 				}
 				unready := func(m *member) bool { c := m.cluster(); return c == nil || !c.Status().Ready }
-				for range 4 { // not all of them once everybody is in
+				for range 8 { // three minutes in all, or until everybody is in
 					time.Sleep(20 * time.Second)
 					if !slices.ContainsFunc(w.members, unready) {
 						break

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,13 @@ func TestRun(t *testing.T) {
 	}
 	if left, err := os.ReadDir(profiles); err != nil || len(left) != 3*3*3*2*2+3*(3+7+7) { // of throughput, twice of secret, and of those of the fleet who live
 		t.Errorf("%d profiles, %v", len(left), err)
+	}
+}
+
+func TestSeveralCallers(t *testing.T) {
+	o, err := parse([]string{"-callers", "4,256"}, t.Output())
+	if err != nil || !slices.Equal(o.callers, []int{4, 256}) {
+		t.Errorf("%v, %v", o.callers, err)
 	}
 }
 
